@@ -1,0 +1,4 @@
+"""The controller: gathers telemetry, forecasts, decides, verifies, dispatches, audits.
+
+Never imports the agent. Imports nothing here, so that the command line stays light.
+"""

@@ -1,0 +1,47 @@
+"""Clocks as parameters: whoever needs the time is handed one of these."""
+
+import time
+from typing import Protocol
+
+SECOND_NS = 1_000_000_000
+MILLISECOND_NS = 1_000_000
+
+
+class Clock(Protocol):
+    def unix_ns(self) -> int:
+        """Wall clock, for people and for grids; may jump."""
+        ...
+
+    def tick_ns(self) -> int:
+        """CLOCK_BOOTTIME: never jumps, runs on through suspend; for leases and ages."""
+        ...
+
+
+class SystemClock:
+    def unix_ns(self) -> int:
+        return time.time_ns()
+
+    def tick_ns(self) -> int:
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class FakeClock:
+    """A clock that moves only when told; both hands together unless `jump` is used."""
+
+    def __init__(self, unix_ns: int = 1_700_000_000 * SECOND_NS, tick_ns: int = SECOND_NS) -> None:
+        self._unix_ns = unix_ns
+        self._tick_ns = tick_ns
+
+    def unix_ns(self) -> int:
+        return self._unix_ns
+
+    def tick_ns(self) -> int:
+        return self._tick_ns
+
+    def advance(self, duration_ns: int) -> None:
+        self._unix_ns += duration_ns
+        self._tick_ns += duration_ns
+
+    def jump(self, duration_ns: int) -> None:
+        """The wall clock is set; the tick does not notice."""
+        self._unix_ns += duration_ns
