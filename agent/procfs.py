@@ -1,0 +1,118 @@
+"""The machine's own readings from /proc and /sys; parsers are pure, the root is a parameter.
+
+psutil is not used here: its /proc is one global for the whole process, it gives seconds as floats
+where counters are integers, and it knows no PSI. What remains is five short text formats.
+A file that is missing or unreadable leaves its fields None and nothing else.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from agent.sample import NodeCounters
+
+_SECTOR_BYTES = 512  # the unit of diskstats, whatever the disk's own sectors are
+_KIB = 1024
+_DISKSTATS_FIELDS_MIN = 14
+
+
+def read_counters(root: Path) -> NodeCounters:
+    """One reading of the machine below `root` ("/" on a real one)."""
+    proc = root / "proc"
+    memory = parse_meminfo(_text(proc / "meminfo"))
+    stat = _text(proc / "stat")
+    used_ns, steal_ns = parse_stat_cpu(stat, os.sysconf("SC_CLK_TCK"))
+    return NodeCounters(
+        memory_total_bytes=memory.get("MemTotal"),
+        memory_available_bytes=memory.get("MemAvailable"),
+        swap_used_bytes=_difference(memory.get("SwapTotal"), memory.get("SwapFree")),
+        cpu_count=count_cpus(stat),
+        cpu_used_ns=used_ns,
+        cpu_steal_ns=steal_ns,
+        io_bytes=parse_diskstats(_text(proc / "diskstats"), physical_disks(root / "sys/block")),
+        cpu_pressure_us=parse_pressure(_text(proc / "pressure/cpu")),
+        memory_pressure_us=parse_pressure(_text(proc / "pressure/memory")),
+        io_pressure_us=parse_pressure(_text(proc / "pressure/io")),
+    )
+
+
+def parse_meminfo(text: str) -> dict[str, int]:
+    """/proc/meminfo: name -> bytes; lines of another form are left out."""
+    amounts: dict[str, int] = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if words and words[0].isdecimal():
+            amounts[name] = int(words[0]) * (_KIB if words[1:] == ["kB"] else 1)
+    return amounts
+
+
+def parse_stat_cpu(text: str, ticks_per_s: int) -> tuple[int | None, int | None]:
+    """/proc/stat: (used, stolen) nanoseconds of all CPUs since boot.
+
+    Used is user, nice, system, irq and softirq; guests' time is inside user and nice already.
+    """
+    for line in text.splitlines():
+        if not line.startswith("cpu "):
+            continue
+        ticks = [int(word) for word in line.split()[1:] if word.isdecimal()]
+        if len(ticks) < 7:  # noqa: PLR2004 - the columns up to softirq
+            break
+        used = ticks[0] + ticks[1] + ticks[2] + ticks[5] + ticks[6]
+        tick_ns = 1_000_000_000 // ticks_per_s
+        return used * tick_ns, ticks[7] * tick_ns if len(ticks) > 7 else None  # noqa: PLR2004
+    return None, None
+
+
+def count_cpus(text: str) -> int | None:
+    """/proc/stat: CPUs that are online."""
+    count = sum(1 for line in text.splitlines() if line[:3] == "cpu" and line[3:4].isdecimal())
+    return count or None
+
+
+def parse_pressure(text: str) -> int | None:
+    """A PSI file: microseconds in which some task waited, since boot; None when there is none."""
+    for line in text.splitlines():
+        kind, *pairs = line.split()
+        if kind != "some":
+            continue
+        for pair in pairs:
+            name, _, amount = pair.partition("=")
+            if name == "total" and amount.isdecimal():
+                return int(amount)
+    return None
+
+
+def parse_diskstats(text: str, disks: Iterable[str]) -> int | None:
+    """/proc/diskstats: bytes read and written by the named disks since boot; None without any."""
+    wanted = frozenset(disks)
+    sectors: int | None = None
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) < _DISKSTATS_FIELDS_MIN or words[2] not in wanted:
+            continue
+        if words[5].isdecimal() and words[9].isdecimal():
+            sectors = (sectors or 0) + int(words[5]) + int(words[9])
+    return None if sectors is None else sectors * _SECTOR_BYTES
+
+
+def physical_disks(sys_block: Path) -> tuple[str, ...]:
+    """Whole disks that are devices: partitions are not in /sys/block, and loop, dm, md and zram,
+    which would count the same bytes twice or none that reach a disk, have no `device`."""
+    try:
+        names = sorted(entry.name for entry in sys_block.iterdir())
+    except OSError:
+        return ()
+    return tuple(name for name in names if (sys_block / name / "device").exists())
+
+
+def _text(path: Path) -> str:
+    """The file, or nothing: PSI files also exist where the kernel then refuses to read them."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _difference(total: int | None, part: int | None) -> int | None:
+    return None if total is None or part is None else max(0, total - part)

@@ -1,0 +1,1 @@
+"""Forecasts of demand as probabilities. Gives quantiles; decides nothing, moves nothing."""
