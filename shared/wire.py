@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Annotated, Any, Literal, cast
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]  # it ships no types
 import msgspec
 from msgspec import Meta, Struct
 
@@ -86,7 +86,7 @@ def encode(sample: NodeSample) -> bytes:
     return _packb(message)
 
 
-def decode(data: bytes, limits: WireLimits = WireLimits()) -> NodeBlock:  # noqa: B008 - frozen
+def decode(data: bytes, limits: WireLimits = WireLimits()) -> NodeBlock:
     """The sample in `data`; WireError(cause, detail), cause one of CAUSES, for any other bytes."""
     if len(data) > limits.message_bytes:
         raise WireError("oversized", f"{len(data)} bytes, {limits.message_bytes} are allowed")
@@ -191,16 +191,9 @@ _VERSION_DECODER = msgspec.msgpack.Decoder(_Versioned)
 _RECORD_DECODER = msgspec.msgpack.Decoder(dict[str, Any])
 _ENCODER = msgspec.msgpack.Encoder()
 
-# UnicodeDecodeError: text that is no UTF-8; RecursionError: a thousand arrays in each other;
-# TypeError: a map whose key is a map. OverflowError: a timestamp outside the calendar.
-_DECODE_ERRORS = (
-    msgspec.MsgspecError,
-    UnicodeDecodeError,
-    RecursionError,
-    TypeError,
-    OverflowError,
-    ValueError,
-)
+# ValueError: what msgspec raises, and text that is no UTF-8. RecursionError: a thousand arrays in
+# each other. TypeError: an unhashable key. OverflowError: a timestamp outside the calendar.
+_DECODE_ERRORS = (ValueError, RecursionError, TypeError, OverflowError)
 _OUT_OF_RANGE = re.compile(r"Expected `int` [<>]=")
 
 
