@@ -74,7 +74,7 @@ class Rates:
 def to_sample(
     previous: RawNode | None,
     current: RawNode,
-    allocatable: Allocatable = Allocatable(),  # noqa: B008 - frozen, so sharing it is harmless
+    allocatable: Allocatable = Allocatable(),
     stats_age_max_ns: int = STATS_AGE_MAX_NS,
 ) -> Rates:
     """Rates over the interval between two readings; None without a previous one."""
@@ -124,9 +124,11 @@ class _VmPair:
     interval_ns: int
 
     def restarted(self) -> bool:
+        if self.before is None:
+            return False
         return any(
             before is not None and now is not None and now < before
-            for before, now in zip(self._counters(self.before), self._counters(self.now))
+            for before, now in zip(_counters(self.before), _counters(self.now), strict=True)
         )
 
     def rate(self, name: str) -> int | None:
@@ -135,18 +137,6 @@ class _VmPair:
     def pressure_rate(self, name: str) -> int | None:
         before, now = getattr(self.pressure_before, name), getattr(self.pressure, name)
         return rate(before, now, self.interval_ns)
-
-    @staticmethod
-    def _counters(reading: VmReading | None) -> tuple[int | None, ...]:
-        if reading is None:
-            return ()
-        return (
-            reading.cpu_time_ns,
-            reading.cpu_delay_ns,
-            reading.io_bytes,
-            reading.memory_major_faults,
-            reading.memory_swap_in_bytes,
-        )
 
 
 def _vm_sample(pair: _VmPair, stats_age_ns: int | None, stats_age_max_ns: int) -> VmSample:
@@ -232,3 +222,13 @@ def _smaller(limit: int | None, maximum: int | None) -> int | None:
     if limit is None or maximum is None:
         return maximum if limit is None else limit
     return min(limit, maximum)
+
+
+def _counters(reading: VmReading) -> tuple[int | None, ...]:
+    return (
+        reading.cpu_time_ns,
+        reading.cpu_delay_ns,
+        reading.io_bytes,
+        reading.memory_major_faults,
+        reading.memory_swap_in_bytes,
+    )
