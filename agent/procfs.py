@@ -73,10 +73,10 @@ def count_cpus(text: str) -> int | None:
 def parse_pressure(text: str) -> int | None:
     """A PSI file: microseconds in which some task waited, since boot; None when there is none."""
     for line in text.splitlines():
-        kind, *pairs = line.split()
-        if kind != "some":
+        words = line.split()
+        if words[:1] != ["some"]:
             continue
-        for pair in pairs:
+        for pair in words[1:]:
             name, _, amount = pair.partition("=")
             if name == "total" and amount.isdecimal():
                 return int(amount)

@@ -123,10 +123,11 @@ class _VmPair:
     pressure: VmPressure
     interval_ns: int
 
-    def restarted(self) -> bool:
+    def continuous(self) -> bool:
+        """Whether the VM ran through the interval, so that its counters can be compared."""
         if self.before is None:
             return False
-        return any(
+        return not any(
             before is not None and now is not None and now < before
             for before, now in zip(_counters(self.before), _counters(self.now), strict=True)
         )
@@ -161,7 +162,7 @@ def _vm_sample(pair: _VmPair, stats_age_ns: int | None, stats_age_max_ns: int) -
             memory_free_bytes=now.memory_unused_bytes,
             memory_cache_bytes=now.memory_cache_bytes,
         )
-    return sample if pair.restarted() else _with_rates(sample, pair)
+    return _with_rates(sample, pair) if pair.continuous() else sample
 
 
 def _with_rates(sample: VmSample, pair: _VmPair) -> VmSample:

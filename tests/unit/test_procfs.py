@@ -1,0 +1,70 @@
+"""Parsers on a small tree of a machine with disks, a partition, loop, dm and zram devices."""
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.procfs import (
+    count_cpus,
+    parse_diskstats,
+    parse_meminfo,
+    parse_pressure,
+    parse_stat_cpu,
+    physical_disks,
+    read_counters,
+)
+from agent.sample import NodeCounters
+
+ROOT = Path(__file__).parent.parent / "fixtures" / "proc"
+TICKS_PER_S = 100
+
+
+def test_the_whole_fixture() -> None:
+    assert read_counters(ROOT) == NodeCounters(
+        memory_total_bytes=8_000_000 * 1024,
+        memory_available_bytes=5_000_000 * 1024,
+        swap_used_bytes=250_000 * 1024,
+        cpu_count=2,
+        cpu_used_ns=(1000 + 20 + 300 + 5 + 6) * 10_000_000,
+        cpu_steal_ns=70 * 10_000_000,
+        io_bytes=(3000 + 5000 + 100 + 200) * 512,
+        cpu_pressure_us=4_568_896,
+        memory_pressure_us=12,
+        io_pressure_us=None,
+    )
+
+
+def test_an_empty_tree_is_all_unknown(tmp_path: Path) -> None:
+    assert read_counters(tmp_path) == NodeCounters()
+
+
+def test_only_whole_devices_count() -> None:
+    assert physical_disks(ROOT / "sys/block") == ("nvme0n1", "vda")
+
+
+def test_this_machine_can_be_read() -> None:
+    counters = read_counters(Path("/"))
+    assert counters.memory_total_bytes and counters.memory_total_bytes > 2**26
+    assert counters.cpu_count and counters.cpu_used_ns
+
+
+def test_details_of_the_formats() -> None:
+    assert parse_meminfo("HugePages_Total:   3\nMemFree:  2 kB\nOdd: x kB\n\n") == {
+        "HugePages_Total": 3,
+        "MemFree": 2048,
+    }
+    assert parse_stat_cpu("cpu  1 2 3 4 5 6 7\n", TICKS_PER_S) == (190_000_000, None)
+    assert parse_stat_cpu("cpu  1 2\n", TICKS_PER_S) == (None, None)
+    assert count_cpus("cpu  1\ncpu0 1\ncpu11 1\nctxt 5\n") == 2
+    assert parse_pressure("full avg10=0.00 total=5\n") is None
+    assert parse_diskstats("8 0 sda 1\n", ["sda"]) is None
+
+
+@given(st.text())
+def test_no_parser_raises(text: str) -> None:
+    parse_meminfo(text)
+    parse_stat_cpu(text, TICKS_PER_S)
+    count_cpus(text)
+    parse_pressure(f"some {text}")
+    parse_diskstats(text, ["sda"])
