@@ -1,0 +1,198 @@
+"""From chosen grants to ordered steps, each prefix of which is safe, and the way back (I5, I9).
+
+Shrinks come first, guests before the hypervisor VM that holds them; then grows, from the host
+inwards. A phase holds what may run at the same time. (The rule "increase first, decrease last"
+for quorums is Patroni's; for capacities it turns round.)
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from controller.core.state import (
+    MISSING,
+    Allocation,
+    Bins,
+    Fallback,
+    Forecast,
+    Ints,
+    Plan,
+    Policy,
+    Snapshot,
+    Step,
+)
+from shared.resources import MIB, Resource, amount_text
+
+FALLBACK_QUANTUM = (1, MIB, 1)
+
+
+def to_plan(
+    snapshot: Snapshot,
+    forecast: Forecast,
+    policy: Policy,
+    bins: Bins,
+    allocation: Allocation,
+    root: int,
+) -> Plan:
+    """The steps of one tree from the limits in force to the chosen grants; may have none."""
+    members = _members(snapshot, root)
+    depth = _depths(snapshot)
+    deepest = max((int(depth[i]) for i in members), default=0)
+    moves = []
+    for machine in members:
+        for resource in Resource:
+            now = int(snapshot.limit[machine, resource])
+            then = int(allocation.level[machine, resource])
+            if MISSING not in {now, then} and now != then:
+                level = int(depth[machine])
+                phase = deepest - level if then < now else deepest + level
+                moves.append((phase, machine, resource, now, then))
+    steps = []
+    for index, (phase, machine, resource, now, then) in enumerate(sorted(moves)):
+        node = int(snapshot.parent[machine])
+        floor = min(int(snapshot.floor[machine, resource]), then)
+        ceiling = max(int(snapshot.ceiling[machine, resource]), 0)
+        why = _why(snapshot, forecast, policy, bins, machine, resource, then)
+        steps.append(
+            Step(index, phase, machine, snapshot.ids[machine], node, resource, now, then,
+                 floor, ceiling, why)
+        )  # fmt: skip
+    hosts = sorted({int(snapshot.parent[i]) for i in members if i != root})
+    return Plan(
+        plan_id=f"{snapshot.epoch}-{snapshot.cycle}-{snapshot.ids[root][:8]}",
+        root=root,
+        epoch=snapshot.epoch,
+        cycle=snapshot.cycle,
+        steps=tuple(steps),
+        fallback=_fallbacks(snapshot, tuple(steps), members),
+        generations=tuple((host, int(snapshot.generation[host])) for host in hosts),
+    )
+
+
+def cut_grow(step: Step, headroom: int, quantum: int) -> Step | None:
+    """A grow cut to what was confirmed free at its host; None when not even a quantum is.
+
+    `headroom`: amount that the host can still give, in the resource's unit.
+    """
+    assert not step.shrinks
+    wanted = step.to_amount - step.from_amount
+    if wanted <= headroom:
+        return step
+    given = headroom // quantum * quantum
+    if given <= 0:
+        return None
+    return replace(step, to_amount=step.from_amount + given)
+
+
+def _members(snapshot: Snapshot, root: int) -> list[int]:
+    inside = {root}
+    for index, parent in enumerate(snapshot.parent.tolist()):
+        if parent in inside:
+            inside.add(index)
+    return sorted(inside)
+
+
+def _depths(snapshot: Snapshot) -> Ints:
+    depth = np.zeros(len(snapshot.ids), dtype=np.int64)
+    for index, parent in enumerate(snapshot.parent.tolist()):
+        if parent >= 0:
+            depth[index] = depth[parent] + 1
+    return depth
+
+
+def _why(
+    snapshot: Snapshot,
+    forecast: Forecast,
+    policy: Policy,
+    bins: Bins,
+    machine: int,
+    resource: Resource,
+    then: int,
+) -> str:
+    """One sentence for a person: what the forecast says and which way it pushes."""
+    if snapshot.pin[machine, resource] != MISSING:
+        return f"pinned at {amount_text(resource, int(snapshot.pin[machine, resource]))}"
+    now = int(snapshot.limit[machine, resource])
+    quantile = forecast.quantile[machine, resource]
+    p50, p95 = (float(np.interp(p, forecast.probability, quantile)) for p in (0.5, 0.95))
+    margin = 0
+    if resource is Resource.MEMORY:
+        margin = int(policy.margin_bytes(snapshot.limit[machine : machine + 1, resource])[0])
+    demand = (
+        f"demand p50 {amount_text(resource, round(p50))}, p95 {amount_text(resource, round(p95))}"
+    )
+    if margin:
+        demand += f" + {amount_text(resource, margin)} margin"
+    if then > now:
+        needed = int(bins.needed[machine, resource])
+        word = "needs" if then <= needed else "is worth"
+        return f"{demand}: {word} more than {amount_text(resource, now)}"
+    return (
+        f"{demand}: holds {amount_text(resource, now)}, lends {amount_text(resource, now - then)}"
+    )
+
+
+def _fallbacks(
+    snapshot: Snapshot, steps: tuple[Step, ...], members: list[int]
+) -> tuple[Fallback, ...]:
+    """Sizes that growth alone reaches from every prefix and that fit at every prefix (I9).
+
+    Each VM's base is the lower of before and after, which any prefix already holds. What a host
+    has left at its fullest moment is shared out over that, in proportion to what VMs lack of
+    their full size; the burst reserve counts as left, since nobody lends from it any more.
+    """
+    moved = {(s.machine, s.resource): s for s in steps}
+    found = []
+    for host in sorted({int(snapshot.parent[i]) for i in members if snapshot.parent[i] >= 0}):
+        for resource in Resource:
+            children = [
+                c
+                for c in snapshot.children(host)
+                if snapshot.limit[c, resource] != MISSING and snapshot.lever[c, resource]
+            ]
+            spare = _spare(snapshot, moved, host, resource)
+            base = {c: _lower(snapshot, moved, c, resource) for c in children}
+            lack = {c: max(_full(snapshot, c, resource) - base[c], 0) for c in children}
+            whole = sum(lack.values())
+            for child in children:
+                extra = min(lack[child], spare * lack[child] // whole) if whole else 0
+                extra = extra // FALLBACK_QUANTUM[resource] * FALLBACK_QUANTUM[resource]
+                found.append(
+                    Fallback(child, snapshot.ids[child], host, resource, base[child] + extra)
+                )
+    return tuple(found)
+
+
+Moves = dict[tuple[int, Resource], Step]
+
+
+def _lower(snapshot: Snapshot, moved: Moves, machine: int, resource: Resource) -> int:
+    step = moved.get((machine, resource))
+    now = int(snapshot.limit[machine, resource])
+    return now if step is None else min(now, step.to_amount)
+
+
+def _full(snapshot: Snapshot, machine: int, resource: Resource) -> int:
+    maximum = int(snapshot.maximum[machine, resource])
+    return 0 if maximum == MISSING else min(maximum, int(snapshot.ceiling[machine, resource]))
+
+
+def _spare(snapshot: Snapshot, moved: Moves, host: int, resource: Resource) -> int:
+    """Least capacity left at `host` over the whole walk; 0 when it cannot be told."""
+    children = snapshot.children(host)
+    if any(snapshot.limit[c, resource] == MISSING for c in children):
+        return 0
+    if snapshot.parent[host] < 0:
+        amount = int(snapshot.capacity[host, resource])
+    else:
+        amount = _lower(snapshot, moved, host, resource)
+    if amount == MISSING:
+        return 0
+    # No child ever holds more than the higher of before and after; while shrinks come first the
+    # fullest moment is the start or the end, or between: bounded by the sums at both ends.
+    before = sum(int(snapshot.limit[c, resource]) for c in children)
+    after = sum(
+        moved[c, resource].to_amount if (c, resource) in moved else int(snapshot.limit[c, resource])
+        for c in children
+    )
+    return max(amount - int(snapshot.overhead[host, resource]) - max(before, after), 0)
