@@ -148,10 +148,12 @@ class Fallback(_message.Message):
     def __init__(self, vm_id: _Optional[str] = ..., resource: _Optional[_Union[Resource, str]] = ..., amount: _Optional[int] = ...) -> None: ...
 
 class Renew(_message.Message):
-    __slots__ = ("header",)
+    __slots__ = ("header", "fallback")
     HEADER_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
     header: Header
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ...) -> None: ...
+    fallback: _containers.RepeatedCompositeFieldContainer[Fallback]
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., fallback: _Optional[_Iterable[_Union[Fallback, _Mapping]]] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("command_id", "plan_id", "epoch", "generation", "agent_tick_ns", "accepted", "refusal", "results")
