@@ -1,0 +1,207 @@
+"""Replies of the admin service as tables for people and as plain values for --json."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+import click
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from shared.pb import admin_pb2 as pb
+from shared.resources import Resource, amount_text, resource_of
+
+STATE_STYLE = {"steady": "green", "growing": "cyan", "shrinking": "yellow", "stale": "red"}
+
+
+def console() -> Console:
+    """As wide as the terminal; 160 columns into a pipe, where nothing must be cut off."""
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+    return Console(width=wide, highlight=False)
+
+
+def show_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, sort_keys=False))
+
+
+def plain(message: Message) -> dict[str, object]:
+    """All fields under their own names, integers as integers; an absent optional is null."""
+    return {
+        field.name: _plain_field(message, cast("FieldDescriptor", field))
+        for field in message.DESCRIPTOR.fields
+    }
+
+
+def _plain_field(message: Message, field: FieldDescriptor) -> object:
+    value = getattr(message, field.name)
+    if field.message_type and field.message_type.GetOptions().map_entry:
+        return dict(sorted(value.items()))
+    if field.is_repeated:
+        return [plain(item) if field.message_type else item for item in value]
+    if field.has_presence and not message.HasField(field.name):
+        return None
+    return plain(value) if field.message_type else value
+
+
+def show_status(status: pb.Status) -> None:
+    out = console()
+    out.print(
+        f"[bold]HRA-PAQ {escape(status.version)}[/]  epoch {status.epoch}, cycle {status.cycles}"
+        f" every {status.cycle_interval_ms / 1000:g} s, the last took {status.last_cycle_ms} ms"
+    )
+    for part in status.parts:
+        mark = "[green]well[/]" if part.healthy else "[red bold]ILL[/]"
+        out.print(f"  {mark}  {escape(part.name)}: {escape(part.detail)}")
+    out.print(
+        f"telemetry {status.telemetry_messages} messages, dropped: {counts(status.dropped)}\n"
+        f"plans     {status.plans_verified} verified, rejected: {counts(status.rejections)}\n"
+        f"commands  {status.commands_sent} sent, {status.commands_acknowledged} acknowledged, "
+        f"{status.steps_applied} steps with their effect measured, "
+        f"{status.agents_connected} agents connected\n"
+        f"latency   {status.latency_sample_to_command_ms} ms from sample to the last command"
+    )
+
+
+def show_nodes(nodes: Iterable[pb.NodeRow]) -> None:
+    table = _table(
+        "node", "role", "agent", "age", ">cpu use/cap", ">memory use/cap", ">VMs", "levers"
+    )
+    for node in nodes:
+        by_word = {amounts.resource: amounts for amounts in node.resources}
+        unavailable = [f"{word}: {why}" for word, why in sorted(node.levers.items()) if why]
+        table.add_row(
+            escape(node.name),
+            node.role,
+            "[green]connected[/]" if node.connected else "[red]gone[/]",
+            age_text(node.age_ms),
+            use_of_capacity(by_word.get("cpu")),
+            use_of_capacity(by_word.get("memory")),
+            str(node.vms),
+            escape("; ".join(unavailable)) or "all",
+        )
+    _print(table, "no node has reported yet")
+
+
+def show_vms(vms: Iterable[pb.VmRow]) -> None:
+    table = _table("VM", "mode", "state", "resource", ">use", ">p50", ">p95", ">grant", ">bounds")
+    for vm in vms:
+        name = escape(vm.name) + (" [magenta](simulated)[/]" if vm.simulated else "")
+        for place, amounts in enumerate(vm.resources):
+            first = place == 0
+            table.add_row(
+                name if first else "",
+                vm.mode if first else "",
+                state_text(vm.state) if first else "",
+                amounts.resource,
+                *_amount_cells(amounts),
+            )
+        table.add_section()
+    _print(table, "no VM is known")
+
+
+def _amount_cells(amounts: pb.Amounts) -> list[str]:
+    fields = ("used", "forecast_p50", "forecast_p95", "limit")
+    cells = [amount(amounts, field) for field in fields]
+    return [*cells, f"{amount(amounts, 'floor')} .. {amount(amounts, 'ceiling')}"]
+
+
+def show_plan(plan: pb.PlanReply) -> None:
+    out = console()
+    out.print(f"[bold]plan {escape(plan.plan_id)}[/] of cycle {plan.cycle}: {escape(plan.verdict)}")
+    for broken in plan.rejections:
+        out.print(
+            f"  [red]{broken.invariant}[/] at {escape(broken.node_id)}: {escape(broken.detail)}"
+        )
+    if not plan.steps:
+        return
+    table = _table(">#", ">phase", "VM", "resource", ">from", ">to", "why", "outcome")
+    for step in plan.steps:
+        table.add_row(
+            str(step.index),
+            str(step.phase),
+            escape(step.vm_name or step.vm_id),
+            step.resource,
+            amount_of(step.resource, step.from_amount),
+            amount_of(step.resource, step.to_amount),
+            escape(step.why),
+            escape(step.outcome) or "[dim]not yet[/]",
+        )
+    out.print(table)
+
+
+def show_explanation(explanation: pb.Explanation) -> None:
+    show_vms([explanation.vm])
+    for resource in explanation.resources:
+        word = resource.resource
+        out = console()
+        out.print(f"\n[bold]{word}[/]: {escape(resource.why)}")
+        if resource.HasField("price_micro"):
+            out.print(f"one more quantum at its host is worth {resource.price_micro / 1e6:.3f}")
+        table = _table(">level", ">worth", ">enough with", "")
+        for option in resource.options:
+            chosen = "[bold green]chosen[/]" if option.level == resource.chosen else ""
+            table.add_row(
+                amount_of(word, option.level),
+                str(option.value),
+                f"{option.probability_enough:.1%}",
+                chosen or ("" if option.allowed else "[dim]not allowed[/]"),
+            )
+        if resource.options:
+            out.print(table)
+
+
+def counts(by_name: Mapping[str, int]) -> str:
+    """`none`, or each with its number."""
+    return ", ".join(f"{name} {n}" for name, n in sorted(by_name.items()) if n) or "none"
+
+
+def amount(amounts: pb.Amounts, field: str) -> str:
+    """One optional amount as a person reads it; `?` where it is unknown."""
+    if not amounts.HasField(field):
+        return "?"
+    return amount_of(amounts.resource, getattr(amounts, field))
+
+
+def amount_of(word: str, value: int) -> str:
+    try:
+        resource = resource_of(word)
+    except ValueError:
+        return str(value)  # a newer controller knows more resources than we do
+    if resource is not Resource.CPU and value < 0:
+        return "?"
+    return amount_text(resource, value)
+
+
+def use_of_capacity(amounts: pb.Amounts | None) -> str:
+    if amounts is None:
+        return "?"
+    return f"{amount(amounts, 'used')} / {amount(amounts, 'capacity')}"
+
+
+def age_text(age_ms: int) -> str:
+    return f"{age_ms / 1000:.0f} s"
+
+
+def state_text(state: str) -> str:
+    style = STATE_STYLE.get(state.split(":", maxsplit=1)[0], "magenta")
+    return f"[{style}]{escape(state)}[/]"
+
+
+def _table(*headers: str) -> Table:
+    """A table whose columns named with a leading `>` stand at the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header in headers:
+        table.add_column(header.lstrip(">"), justify="right" if header[:1] == ">" else "left")
+    return table
+
+
+def _print(table: Table, nothing: str) -> None:
+    if table.row_count:
+        console().print(table)
+    else:
+        console().print(nothing)
