@@ -1,0 +1,137 @@
+"""Single steps against the agent's own readings, rule by rule."""
+
+from dataclasses import replace
+
+import pytest
+
+from agent.admission import Admitted, Readings, admit, headroom, working_floor_bytes
+from agent.steps import Outcome, Step, StepResult
+from shared.clock import SECOND_NS
+from shared.resources import MIB, Resource
+from shared.telemetry import NodeReadings, VmSample, VmState
+
+VM = VmSample(
+    vm_id="a",
+    name="a",
+    state=VmState.RUNNING,
+    memory_limit_bytes=512 * MIB,
+    memory_maximum_bytes=1024 * MIB,
+    memory_used_bytes=128 * MIB,
+    memory_free_bytes=200 * MIB,
+    memory_cache_bytes=100 * MIB,
+    memory_stats_age_ns=SECOND_NS,
+    cpu_limit_millicores=1000,
+    cpu_maximum_millicores=2000,
+    io_limit_bytes_per_s=10 * MIB,
+)
+NODE = NodeReadings(
+    memory_allocatable_bytes=1024 * MIB,
+    cpu_allocatable_millicores=4000,
+    io_allocatable_bytes_per_s=100 * MIB,
+)
+READINGS = Readings(NODE, {"a": VM}, stats_age_ns_max=30 * SECOND_NS)
+SHRINK = Step(0, "a", Resource.MEMORY, 512 * MIB, 400 * MIB)
+GROW = Step(1, "a", Resource.MEMORY, 512 * MIB, 700 * MIB)
+
+
+def readings_with(**vm):
+    return replace(READINGS, vms={"a": replace(VM, **vm)})
+
+
+def refusal_of(step, readings=READINGS):
+    result = admit(step, readings)
+    assert isinstance(result, StepResult), result
+    return result.outcome, result.invariant
+
+
+@pytest.mark.parametrize(
+    ("step", "vm", "invariant"),
+    [
+        (SHRINK, {"state": VmState.MIGRATING}, "I8"),
+        (SHRINK, {"state": VmState.PAUSED}, "I8"),
+        (replace(SHRINK, floor_amount=401 * MIB), {}, "I2"),
+        (replace(GROW, ceiling_amount=699 * MIB), {}, "I2"),
+        (GROW, {"memory_maximum_bytes": 699 * MIB}, "I2"),
+        (replace(SHRINK, from_amount=517 * MIB), {}, "I6"),
+        (SHRINK, {"memory_limit_bytes": None}, "I6"),
+        (SHRINK, {"memory_stats_age_ns": None}, "I6"),
+        (SHRINK, {"memory_stats_age_ns": 31 * SECOND_NS}, "I6"),
+        (GROW, {"memory_stats_age_ns": 31 * SECOND_NS}, "I6"),
+        (SHRINK, {"memory_used_bytes": None}, "I6"),
+        (SHRINK, {"memory_free_bytes": None}, "I6"),
+        (SHRINK, {"memory_used_bytes": 337 * MIB}, "I3"),
+        (SHRINK, {"memory_swap_in_bytes_per_s": 1}, "I3"),
+        (SHRINK, {"memory_major_faults_per_s": 101}, "I3"),
+        (SHRINK, {"memory_free_bytes": 0, "memory_cache_bytes": 0}, "I4"),
+        (replace(GROW, to_amount=1024 * MIB), {"memory_maximum_bytes": 2048 * MIB}, None),
+    ],
+)
+def test_own_readings_decide(step, vm, invariant):
+    if invariant is None:
+        assert isinstance(admit(step, readings_with(**vm)), Admitted)
+    else:
+        assert refusal_of(step, readings_with(**vm)) == (Outcome.REFUSED, invariant)
+
+
+def test_the_step_that_killed_a_guest_in_the_field_is_refused():
+    """A guest of 256 MiB with 91 MiB usable died at 120 MiB; its floor is 229 MiB."""
+    readings = readings_with(
+        memory_limit_bytes=256 * MIB, memory_used_bytes=165 * MIB, memory_free_bytes=91 * MIB
+    )
+    assert working_floor_bytes(readings.vms["a"]) == 229 * MIB
+    step = Step(0, "a", Resource.MEMORY, 256 * MIB, 120 * MIB)
+    assert refusal_of(step, readings) == (Outcome.REFUSED, "I3")
+
+
+def test_a_shrink_is_cut_to_free_pages_and_five_percent_of_cache():
+    readings = readings_with(memory_free_bytes=40 * MIB)
+    admitted = admit(SHRINK, readings)
+    assert isinstance(admitted, Admitted)
+    taken = SHRINK.from_amount - admitted.step.to_amount
+    assert taken == 64 * MIB  # 40 free + 25.6 of cache, in whole quanta of 4
+    assert admitted.cut.startswith("I4")
+
+
+def test_statistics_from_before_the_last_move_do_not_allow_another():
+    moved = replace(READINGS, moved_age_ns={"a": SECOND_NS})
+    assert refusal_of(SHRINK, moved) == (Outcome.REFUSED, "I6")
+    assert isinstance(admit(GROW, moved), Admitted)
+    settled = replace(READINGS, moved_age_ns={"a": 2 * SECOND_NS})
+    assert isinstance(admit(SHRINK, settled), Admitted)
+
+
+def test_what_is_there_already_is_not_sent_again():
+    step = replace(SHRINK, from_amount=600 * MIB, to_amount=510 * MIB)
+    assert refusal_of(step) == (Outcome.UNCHANGED, "")
+
+
+def test_levers_that_do_not_work_are_not_pulled():
+    broken = replace(READINGS, levers={"memory": "no balloon"})
+    assert refusal_of(SHRINK, broken) == (Outcome.REFUSED, "lever")
+    quarantined = replace(READINGS, quarantined={SHRINK.lever: "had no effect"})
+    assert refusal_of(SHRINK, quarantined) == (Outcome.REFUSED, "lever")
+    assert isinstance(admit(Step(0, "a", Resource.CPU, 1000, 500), quarantined), Admitted)
+
+
+def test_growing_needs_room_that_was_measured():
+    full = replace(READINGS, vms={"a": VM, "b": replace(VM, vm_id="b")})
+    assert headroom(full, Resource.MEMORY) == 0
+    assert refusal_of(GROW, full) == (Outcome.REFUSED, "I1")
+    unknown = replace(READINGS, node=NodeReadings())
+    assert refusal_of(GROW, unknown) == (Outcome.REFUSED, "I1")
+
+
+def test_a_vm_that_could_not_be_read_counts_with_all_it_could_have():
+    frozen = VmSample("b", "b", memory_maximum_bytes=300 * MIB)
+    readings = replace(READINGS, vms={"a": VM, "b": frozen})
+    assert headroom(readings, Resource.MEMORY) == 212 * MIB
+    nothing = replace(READINGS, vms={"a": VM, "b": VmSample("b", "b")})
+    assert headroom(nothing, Resource.MEMORY) is None
+
+
+def test_the_way_back_grows_without_statistics_and_never_shrinks():
+    silent = readings_with(memory_stats_age_ns=None)
+    assert isinstance(admit(GROW, silent, way_back=True), Admitted)
+    refusal = admit(SHRINK, READINGS, way_back=True)
+    assert isinstance(refusal, StepResult)
+    assert refusal.invariant == "I9"
