@@ -1,0 +1,39 @@
+# Two commands matter: `make run` and `make test`. Both set up what they need.
+SHELL := /bin/bash
+PYTHON_HERE := .venv/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help
+help:  ## Says what can be made (this text).
+	@grep -E '^[a-z]+: *.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1|/' | column -t -s '|'
+
+.PHONY: run
+run:  ## Sets up and runs the whole loop: `hrapaq up`. ARGS="--minutes 3 --json out.json" go to it.
+	@deploy/setup.sh run
+	@.venv/bin/hrapaq up $(ARGS)
+
+.PHONY: test
+test: setup  ## Sets up and runs all tests. ARGS="-k name" go to pytest.
+	@$(PYTHON_HERE) -m pytest $(ARGS)
+
+.PHONY: bench
+bench: setup  ## Prints tables of speed and size of this machine; asserts nothing.
+	@set -e; for script in tests/bench/bench_*.py; do echo "== $$script"; $(PYTHON_HERE) $$script; done
+
+.PHONY: lint
+lint: setup  ## Formatting, lint, types, import contracts, generated code: as CI checks them.
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PYTHON_HERE) proto/generate.py --check
+
+.PHONY: setup
+setup:  ## Environment and packages for running, testing and checking.
+	@deploy/setup.sh dev
+
+.PHONY: clean
+clean:  ## Removes the environment and all caches; keeps what runs have written elsewhere.
+	rm -rf .venv build dist *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

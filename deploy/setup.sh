@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# Makes this checkout runnable: `deploy/setup.sh run` for `hrapaq up`, `deploy/setup.sh dev` for the
+# tests as well. Called by `make`; a second call finds everything done and takes no time.
+#
+#   HRAPAQ_SYSTEM=0   installs no system packages, even as root
+#   HRAPAQ_TORCH=0    leaves PyTorch out
+#   PYTHON=...        the Python to make the environment with
+set -euo pipefail
+
+purpose=${1:-run}
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$here"
+venv=$here/.venv
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+main() {
+    case $purpose in run | dev) ;; *) die "usage: deploy/setup.sh run|dev" ;; esac
+    # Before Python is chosen: the system packages may bring it.
+    install_system_packages
+    python=$(find_python) || die "no Python >= 3.11 with venv was found: $(python_advice)"
+    make_venv
+    install_package
+    install_torch
+}
+
+# --- system packages ---------------------------------------------------------------------------
+
+# Prints the packages that are missing here, by what they would bring.
+missing_packages() {
+    has qemu-system-x86_64 || echo qemu-system-x86
+    has libvirtd || has virtqemud || echo libvirt-daemon-system
+    has virsh || echo libvirt-clients
+    has gcc || echo gcc
+    has pkg-config || echo pkg-config
+    has pkg-config && pkg-config --exists libvirt || echo libvirt-dev
+    compgen -G '/usr/include/python3*/Python.h' >/dev/null || echo python3-dev
+    [ -x /bin/busybox ] || echo busybox-static
+    find_python >/dev/null || echo python3 python3-venv
+}
+
+has() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
+
+install_system_packages() {
+    local missing
+    missing=$(missing_packages | tr '\n' ' ')
+    [ -n "$missing" ] || return 0
+    if [ "${HRAPAQ_SYSTEM:-1}" = 0 ] || ! has apt-get; then
+        say "real guests need these system packages, which are missing: $missing"
+        return 0
+    fi
+    if [ "$(id -u)" != 0 ]; then
+        say "real guests need system packages; to install them: sudo apt-get install -y --no-install-recommends $missing"
+        return 0
+    fi
+    say "installing system packages: $missing"
+    # shellcheck disable=SC2086 # a list of names
+    apt_install $missing || die "apt-get could not install: $missing"
+}
+
+# With the lists that are there; they are fetched only when they are missing or too old to do.
+apt_install() {
+    export DEBIAN_FRONTEND=noninteractive
+    local log
+    log=$(mktemp)
+    if ! apt-get install -qq -y --no-install-recommends "$@" >"$log" 2>&1; then
+        say "the package lists are missing or old: apt-get update"
+        apt-get update -qq
+        apt-get install -qq -y --no-install-recommends "$@" >"$log" 2>&1 ||
+            { tail -n 20 "$log" >&2; rm -f "$log"; return 1; }
+    fi
+    rm -f "$log"
+}
+
+# --- Python ------------------------------------------------------------------------------------
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+            2>/dev/null; then
+            command -v "$candidate"
+            return 0
+        fi
+    done
+    return 1
+}
+
+python_advice() {
+    if [ -z "${PYTHON:-}" ] && has python3 && python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "apt-get install python3-venv"
+    else
+        echo "install Python 3.11 or newer and python3-venv, or name one: PYTHON=/path/to/python3 make run"
+    fi
+}
+
+make_venv() {
+    # A moved checkout has an environment whose scripts point elsewhere.
+    if [ -x "$venv/bin/python" ] && [ -x "$venv/bin/pip" ] && "$venv/bin/pip" --version >/dev/null 2>&1; then
+        return 0
+    fi
+    say "making $venv with $("$python" --version)"
+    "$python" -m venv --clear "$venv"
+}
+
+# --- our package -------------------------------------------------------------------------------
+
+# libvirt-python is built here against the installed libvirt: it needs headers and a compiler.
+can_build_libvirt() {
+    has gcc && has pkg-config && pkg-config --exists libvirt &&
+        [ -f "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]
+}
+
+extras() {
+    local libvirt=without
+    if can_build_libvirt || "$venv/bin/python" -c 'import libvirt' 2>/dev/null; then libvirt=with; fi
+    case $purpose-$libvirt in
+    run-with) echo up ;;
+    run-without) echo embedded ;;
+    dev-with) echo dev,up ;;
+    dev-without) echo dev ;;
+    esac
+}
+
+# What must be as it was for the environment to be complete.
+fingerprint() {
+    echo "$1 $here $("$venv/bin/python" --version) $(sha256sum <pyproject.toml)"
+}
+
+install_package() {
+    local extras stamp fresh
+    extras=$(extras)
+    stamp=$venv/.hrapaq-$purpose
+    fresh=$(fingerprint "$extras")
+    case $extras in *up*) ;; *)
+        say "libvirt-python cannot be built here (libvirt-dev, pkg-config, gcc, python3-dev): guests will be simulated" ;;
+    esac
+    # The tests' environment holds all that the run needs.
+    if [ "$purpose" = run ] && [ "$(cat "$venv/.hrapaq-dev" 2>/dev/null)" = "$(fingerprint dev,up)" ]; then
+        return 0
+    fi
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$fresh" ]; then
+        return 0
+    fi
+    say "installing hrapaq[$extras] into .venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --editable ".[$extras]"
+    echo "$fresh" >"$stamp"
+}
+
+# The plain wheel pulls in several GB of CUDA libraries; `+cpu` exists only as the CPU build.
+install_torch() {
+    [ "${HRAPAQ_TORCH:-1}" != 0 ] || return 0
+    local version stamp
+    version=$(sed -n 's/.*"torch==\([0-9.]*\)".*/\1/p' pyproject.toml)
+    stamp=$venv/.hrapaq-torch
+    [ "$(cat "$stamp" 2>/dev/null)" != "$version" ] || return 0
+    say "looking for the CPU build of PyTorch $version (HRAPAQ_TORCH=0 leaves it out)"
+    if ! "$venv/bin/pip" install --quiet --disable-pip-version-check --retries 1 \
+        "torch==$version+cpu" >"$stamp.log" 2>&1; then
+        say "no configured package index offers it: network forecasts are not available"
+    fi
+    echo "$version" >"$stamp"
+}
+
+main
