@@ -20,6 +20,7 @@ from controller.core.state import (
 from shared.resources import Resource
 
 FIXED_PLACES = 4  # lowest, present limit, needed, highest
+COARSE_PLACES = 8  # evenly spread, so that scarcity finds something between limit and demand
 _FAR = np.iinfo(np.int64).max
 
 
@@ -124,14 +125,16 @@ def _needed(
 def _grid(
     snapshot: Snapshot, policy: Policy, quantile: Floats, lowest: Ints, highest: Ints, needed: Ints
 ) -> Ints:
-    """(n, 3, bins_max) ascending candidates; the quantiles give equal mass between neighbours."""
-    places = min(policy.bins_max - FIXED_PLACES, quantile.shape[2])
+    """(n, 3, b) ascending candidates; the quantiles give equal mass between neighbours."""
+    places = min(policy.bins_max - FIXED_PLACES - COARSE_PLACES, quantile.shape[2])
     chosen = np.linspace(0, quantile.shape[2] - 1, places).astype(int)
     quantum = np.array(policy.quantum)[:, None]
     amounts = np.ceil(np.nan_to_num(quantile[:, :, chosen])).astype(np.int64)
     amounts = np.clip(_ceil(amounts, quantum), lowest[:, :, None], highest[:, :, None])
     fixed = np.stack([lowest, snapshot.limit, needed, highest], axis=2)
-    level = np.sort(np.concatenate([amounts, fixed], axis=2), axis=2)
+    even = np.linspace(lowest, highest, COARSE_PLACES + 2, axis=2)[:, :, 1:-1].astype(np.int64)
+    coarse = np.clip(_ceil(even, quantum), lowest[:, :, None], highest[:, :, None])
+    level = np.sort(np.concatenate([amounts, fixed, coarse], axis=2), axis=2)
     level[:, :, 1:][level[:, :, 1:] == level[:, :, :-1]] = _FAR
     level.sort(axis=2)
     return np.where(level == _FAR, MISSING, level)
@@ -147,7 +150,7 @@ def _pinned(snapshot: Snapshot, movable: Bools, lowest: Ints, highest: Ints, lev
 
 def _mass(level: Ints, quantile: Floats, probability: Floats) -> Floats:
     """(n, 3, b + 1) mass between neighbouring levels, from the piecewise linear distribution."""
-    used: Bools = np.asarray(level != MISSING)
+    used: Bools = level > MISSING
     at_level = np.where(used, distribution(level, quantile, probability), 1.0)
     edges = np.concatenate([np.zeros((*level.shape[:2], 1)), at_level], axis=2)
     mass = np.diff(edges, axis=2)
@@ -155,7 +158,7 @@ def _mass(level: Ints, quantile: Floats, probability: Floats) -> Floats:
     # Unused places stand at 1.0; what lies between the last level and 1.0 is the overflow.
     mass[~used] = 0.0
     mass = np.concatenate([mass, (1.0 - last)[:, :, None]], axis=2)
-    return np.where(np.isnan(quantile).any(axis=2)[:, :, None], 0.0, mass)
+    return np.where(np.isnan(quantile).any(axis=2, keepdims=True), 0.0, mass)
 
 
 def distribution(level: Ints, quantile: Floats, probability: Floats) -> Floats:

@@ -53,7 +53,8 @@ def _authority(plan: Plan, snapshot: Snapshot) -> Iterator[Broken]:
     if not _exists(plan.root, snapshot) or snapshot.parent[plan.root] >= 0:
         yield Broken("I7", plan.root, "its root is no host of this fleet")
         return
-    for entry in (*plan.steps, *plan.fallback):
+    entries: tuple[Step | Fallback, ...] = (*plan.steps, *plan.fallback)
+    for entry in entries:
         if not _exists(entry.machine, snapshot) or snapshot.ids[entry.machine] != entry.vm_id:
             yield Broken("I7", plan.root, f"{entry.vm_id} is not at its place")
         elif snapshot.parent[entry.machine] != entry.node or entry.node < 0:
@@ -181,7 +182,7 @@ def _capacity(snapshot: Snapshot, now: Ledger, after: Ledger) -> Iterator[Broken
         kept = int(snapshot.overhead[host, resource]) + int(snapshot.reserve[host, resource])
         fullest = sum(max(now[key], after[key]) for key in keys) + kept
         # Too full already: moving back towards the capacity is all that is allowed.
-        eases = all(after[key] <= now[key] for key in [*keys, (host, resource)]) and (
+        eases = all(after[key] <= now[key] for key in keys) and (
             snapshot.parent[host] < 0 or after[host, resource] >= now[host, resource]
         )
         if fullest > capacity and not eases:

@@ -1,0 +1,201 @@
+"""The dynamic programme against brute force, flat and nested, and its reports."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.core.allocate.dense import NOTHING, Options, choices, rows
+from controller.core.allocate.tree import allocate
+from controller.core.allocate.value import values
+from controller.core.bins import to_bins
+from controller.core.state import MISSING, Mode
+from controller.testing import (
+    SMALL_POLICY,
+    Machine,
+    host,
+    make_forecast,
+    make_snapshot,
+    random_fleet,
+)
+from shared.resources import GIB, MIB, Resource
+
+child = st.lists(st.tuples(st.integers(0, 12), st.integers(-50, 50)), min_size=1, max_size=4).map(
+    lambda pairs: sorted(dict(pairs).items())
+)
+
+
+@given(st.lists(child, min_size=1, max_size=4), st.integers(0, 30))
+def test_rows_equal_brute_force(children, capacity):
+    options = tuple(
+        Options(np.array([w for w, _ in one]), np.array([v for _, v in one])) for one in children
+    )
+    found = rows(options, capacity)
+    fitting = [
+        sum(v for _, v in pick)
+        for pick in itertools.product(*children)
+        if sum(w for w, _ in pick) <= capacity
+    ]
+    assert int(found.best[capacity]) == max(fitting, default=NOTHING)
+    picked = choices(options, found, capacity)
+    if not fitting:
+        assert picked is None
+        return
+    assert picked is not None
+    chosen = [one[p] for one, p in zip(children, picked, strict=True)]
+    assert sum(w for w, _ in chosen) <= capacity
+    assert sum(v for _, v in chosen) == max(fitting)
+
+
+def solved(machines):
+    snapshot, forecast = make_snapshot(machines), make_forecast(machines)
+    bins = to_bins(snapshot, forecast, SMALL_POLICY, Mode.ENFORCE)
+    return snapshot, forecast, bins, allocate(snapshot, forecast, bins, SMALL_POLICY)
+
+
+def best_by_enumeration(machines, resource):
+    """Value of the best allowed combination over the whole tree, by trying all of them."""
+    snapshot, forecast = make_snapshot(machines), make_forecast(machines)
+    bins = to_bins(snapshot, forecast, SMALL_POLICY, Mode.ENFORCE)
+    value = values(snapshot, forecast, bins, SMALL_POLICY)[:, resource]
+    quantum = SMALL_POLICY.quantum[resource]
+    vms = range(1, len(machines))
+    kept = snapshot.overhead + snapshot.reserve
+    options = []
+    for vm in vms:
+        level = bins.level[vm, resource, : bins.count[vm, resource]].tolist()
+        floor = bins.needed[vm, resource]
+        options.append(
+            [
+                (one, int(value[vm, k]))
+                for k, one in enumerate(level)
+                if len(level) == 1 or one >= min(floor, level[-1])
+            ]
+        )
+    best = None
+    for pick in itertools.product(*options):
+        size = dict(zip(vms, (p[0] for p in pick), strict=True))
+        size[0] = int(snapshot.capacity[0, resource])
+        fits = all(
+            sum(-(-size[c] // quantum) for c in snapshot.children(node))
+            <= (size[node] - int(kept[node, resource])) // quantum
+            for node in (0, *vms)
+            if snapshot.children(node)
+        )
+        total = sum(p[1] for p in pick)
+        if fits and (best is None or total > best):
+            best = total
+    return best
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6))
+def test_a_nested_tree_is_jointly_optimal(seed):
+    machines = random_fleet(seed, roots=1, vms=2, nested=1)
+    snapshot, forecast = make_snapshot(machines), make_forecast(machines)
+    bins = to_bins(snapshot, forecast, SMALL_POLICY, Mode.ENFORCE)
+    combinations = np.prod(np.maximum(bins.count[1:, Resource.MEMORY], 1))
+    if combinations > 20_000:
+        return
+    allocation = allocate(snapshot, forecast, bins, SMALL_POLICY)
+    best = best_by_enumeration(machines, Resource.MEMORY)
+    word = allocation.status[0][Resource.MEMORY]
+    if word == "optimal":
+        assert int(allocation.total[0, Resource.MEMORY]) == best
+    elif word != "unknown":
+        assert best is None, "a combination that gives all what they need was overlooked"
+
+
+def test_memory_goes_to_the_guest_that_needs_it():
+    machines = [
+        host("h", GIB),
+        Machine("busy", "h", used=(50, 200 * MIB, 0), demand=(50, 300 * MIB, 0),
+                memory_free=40 * MIB),
+        *(
+            Machine(f"idle{i}", "h", used=(50, 50 * MIB, 0), demand=(50, 50 * MIB, 0),
+                    memory_free=180 * MIB)
+            for i in range(3)
+        ),
+    ]  # fmt: skip
+    _, _, _, allocation = solved(machines)
+    memory = allocation.level[:, Resource.MEMORY]
+    assert memory[1] >= 354 * MIB + 64 * MIB - 8 * MIB
+    assert (memory[2:] < 256 * MIB).all()
+    assert memory[1:].sum() <= GIB
+
+
+def test_an_inner_guest_raises_the_hypervisor_vm_above_it():
+    machines = [
+        host("h", GIB),
+        Machine("l1", "h", overhead=(0, 64 * MIB, 0), limit=(1000, 320 * MIB, None),
+                used=(50, 150 * MIB, 0), demand=(50, 150 * MIB, 0), memory_free=100 * MIB),
+        Machine("l2", "l1", used=(50, 180 * MIB, 0), demand=(50, 300 * MIB, 0),
+                memory_free=10 * MIB),
+        Machine("other", "h", limit=(1000, 512 * MIB, None), used=(50, 60 * MIB, 0),
+                demand=(50, 60 * MIB, 0), memory_free=400 * MIB),
+    ]  # fmt: skip
+    _, _, _, allocation = solved(machines)
+    memory = allocation.level[:, Resource.MEMORY]
+    assert memory[2] > 256 * MIB
+    assert memory[1] >= memory[2] + 64 * MIB, "the L1 must hold its guest and its own overhead"
+    assert memory[1] + memory[3] <= GIB
+
+
+def test_scarcity_is_called_short_and_shares_by_value():
+    machines = [
+        host("h", 512 * MIB),
+        *(
+            Machine(f"v{i}", "h", used=(50, 150 * MIB, 0), demand=(50, 400 * MIB, 0),
+                    memory_free=40 * MIB, priority=1 + 2 * i)
+            for i in range(2)
+        ),
+    ]  # fmt: skip
+    _, _, bins, allocation = solved(machines)
+    assert allocation.status[0][Resource.MEMORY] == "short"
+    low, high = allocation.level[1:, Resource.MEMORY]
+    assert high > 256 * MIB > low, "shortage weighs by priority"
+    assert (allocation.level[1:, 1] >= bins.lowest[1:, 1]).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_price_is_what_one_more_quantum_is_worth(seed):
+    machines = random_fleet(seed, nested=0)
+    quantum = SMALL_POLICY.quantum[Resource.MEMORY]
+    richer = [
+        replace(machines[0], capacity=(4000, machines[0].capacity[1] + quantum, None)),
+        *machines[1:],
+    ]
+    before, after = solved(machines)[-1], solved(richer)[-1]
+    if before.status == after.status and before.status[0][Resource.MEMORY] in {"optimal", "short"}:
+        gain = after.total[0, Resource.MEMORY] - before.total[0, Resource.MEMORY]
+        assert gain == before.price[0, Resource.MEMORY]
+
+
+def test_over_capacity_only_goes_back():
+    machines = [
+        host("h", 400 * MIB),
+        Machine("a", "h", used=(50, 100 * MIB, 0), demand=(50, 400 * MIB, 0)),
+        Machine("b", "h", used=(50, 190 * MIB, 0), demand=(50, 400 * MIB, 0), memory_free=0),
+    ]
+    snapshot, _, bins, allocation = solved(machines)
+    assert allocation.status[0][Resource.MEMORY] == "over"
+    assert (allocation.level[1:, 1] <= snapshot.limit[1:, 1]).all()
+    assert (allocation.level[1:, 1] == bins.lowest[1:, 1]).all()
+
+
+@pytest.mark.parametrize("gap", ["capacity", "limit"])
+def test_what_is_not_known_is_left_alone(gap):
+    machines = [
+        host("h", None if gap == "capacity" else GIB),
+        Machine("a", "h", demand=(50, 400 * MIB, 0)),
+        Machine("b", "h", limit=(1000, None if gap == "limit" else 256 * MIB, None)),
+    ]
+    snapshot, _, _, allocation = solved(machines)
+    assert allocation.status[0][Resource.MEMORY] == "unknown"
+    known = snapshot.limit[1:, 1] != MISSING
+    assert (allocation.level[1:, 1][known] == snapshot.limit[1:, 1][known]).all()
+    assert (allocation.level[1:, 1][~known] == MISSING).all()
