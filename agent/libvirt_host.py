@@ -1,0 +1,293 @@
+"""The real hypervisor: libvirt through a worker process that can be killed (agent.libvirt_client).
+
+One bulk call reads all VMs. While a VM is frozen (its QEMU answers nothing within the budget, which
+would hold up the bulk call for all), VMs are read one by one and the frozen one is left out until
+its retry is due. Levers: memory by the balloon, CPU by the vCPUs' cgroup quota, I/O by the cgroup's
+throttling of the devices under the disks, all set through libvirt, which so knows of them. QEMU's
+own I/O throttling is not used: guests have locked up under it.
+The cgroup limits are not among the bulk statistics; they are read when a VM appears, after own
+changes and every five minutes.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.cgroup import backing_device, device_node
+from agent.hypervisor import VmReading
+from agent.libvirt_client import WorkerClient, WorkerLost
+from agent.libvirt_readings import (
+    format_blkio,
+    format_scheduler,
+    parse_blkio,
+    parse_domain_xml,
+    parse_scheduler,
+    to_reading,
+)
+from shared.clock import SECOND_NS, Clock
+from shared.errors import HypervisorError, HypervisorTimeout, HypervisorUnavailable, VmGone
+from shared.resources import Resource
+
+CALL_BUDGET_S = 5.0
+STATS_PERIOD_S = 5  # two readings of the guest per ten-second tick
+INSPECT_AGAIN_NS = 300 * SECOND_NS
+RETRIES_MAX = 8  # a worker that keeps dying by itself is not started anew that often
+INSPECTIONS_MAX = 8  # per tick, of VMs that are known already
+BACKOFF_NS_MIN = 5 * SECOND_NS
+BACKOFF_NS_MAX = 60 * SECOND_NS
+_NOT_SEEN = "no VM has been seen here yet, so it was not tried"
+
+
+@dataclass(slots=True)
+class _Vm:
+    """What is remembered of a VM between two readings."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one call in flight per VM
+    cpu_count: int | None = None
+    cpu_time_ns: int = 0
+    complete: bool = False  # its statistics have come with resident memory before
+    quota_millicores: int | None = None
+    io_limit_bytes_per_s: int | None = None
+    devices: tuple[str, ...] = ()
+    cpu_reason: str = _NOT_SEEN  # why the lever does not work; "" when it does
+    io_reason: str = _NOT_SEEN
+    inspected_tick_ns: int | None = None
+    frozen: bool = False
+    retry_tick_ns: int = 0
+    backoff_ns: int = BACKOFF_NS_MIN
+
+
+class LibvirtHypervisor:
+    """`uri` is a libvirt on this machine; `root` is where its /sys is read ("/").
+
+    `may_configure` lets it switch on the balloon's statistics of VMs that have none.
+    """
+
+    simulated = False
+
+    def __init__(
+        self,
+        uri: str,
+        clock: Clock,
+        *,
+        may_configure: bool = False,
+        call_budget_s: float = CALL_BUDGET_S,
+        root: Path = Path("/"),
+    ) -> None:
+        self._client = WorkerClient(uri, clock)
+        self._uri = uri
+        self._clock = clock
+        self._may_configure = may_configure
+        self._budget_s = call_budget_s
+        self._root = root
+        self._vms: dict[str, _Vm] = {}
+
+    @property
+    def worker_pid(self) -> int | None:
+        return self._client.pid
+
+    async def levers(self) -> dict[str, str]:
+        """Tried on what is there: a lever works when some VM's parameter could be read."""
+        try:
+            await self._call("control", "describe")
+            await self.read_all()
+        except HypervisorError as error:
+            return dict.fromkeys((resource.word for resource in Resource), str(error))
+        return {
+            Resource.CPU.word: _reason(vm.cpu_reason for vm in self._vms.values()),
+            Resource.MEMORY.word: "",
+            Resource.IO.word: _reason(vm.io_reason for vm in self._vms.values()),
+        }
+
+    async def read_all(self) -> tuple[VmReading, ...]:
+        records = None
+        if not any(vm.frozen for vm in self._vms.values()):
+            records = await self._read_bulk()
+        if records is None:
+            records = await self._read_each()
+        present = {record[0] for record in records}
+        self._vms = {vm_id: vm for vm_id, vm in self._vms.items() if vm_id in present}
+        await self._inspect_due()
+        return tuple(self._reading(*record) for record in records)
+
+    async def read(self, vm_id: str) -> VmReading:
+        record = await self._vm_call(vm_id, "statistics", "read_one")
+        self._note(*record)
+        return self._reading(*record)
+
+    async def set_limit(self, vm_id: str, resource: Resource, amount: int) -> None:
+        """CPU: all of the vCPUs lift the quota. I/O: each way of each device; 0 lifts the limit."""
+        if amount < 0 or (amount == 0 and resource is not Resource.IO):
+            raise HypervisorError(f"a {resource.word} limit of {amount} is none")
+        if resource is Resource.MEMORY:
+            await self._vm_call(vm_id, "control", "set_memory", amount // 1024)
+            return
+        vm = await self._inspected(vm_id)
+        if resource is Resource.CPU:
+            if vm.cpu_reason or vm.cpu_count is None:
+                raise HypervisorError(f"no CPU lever for VM {vm_id}: {vm.cpu_reason}")
+            wanted = format_scheduler(amount, vm.cpu_count)
+            await self._vm_call(vm_id, "control", "set_scheduler", wanted)
+        else:
+            if vm.io_reason:
+                raise HypervisorError(f"no I/O lever for VM {vm_id}: {vm.io_reason}")
+            rates = format_blkio(amount, vm.devices)
+            await self._vm_call(vm_id, "control", "set_blkio", rates)
+        await self._inspect(vm_id)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _read_bulk(self) -> list[Any] | None:
+        """None when it took too long: some VM is frozen, and which one is to be found out."""
+        try:
+            records: list[Any] = await self._call("statistics", "read_all")
+        except HypervisorTimeout:
+            return None
+        for record in records:
+            self._note(*record)
+        return records
+
+    async def _read_each(self) -> list[Any]:
+        listed: list[Any] = await self._call("statistics", "list_active")
+        found = await asyncio.gather(*(self._read_or_gap(record) for record in listed))
+        return [record for record in found if record is not None]
+
+    async def _read_or_gap(self, listed: Any) -> Any:  # noqa: ANN401 - a record, as it came
+        """The VM's record; the listed one, without readings, when it is frozen; None when gone."""
+        try:
+            record = await self._vm_call(listed[0], "statistics", "read_one")
+        except HypervisorTimeout:
+            return listed
+        except VmGone:
+            return None
+        self._note(*record)
+        return record
+
+    async def _call(self, lane: str, method: str, *arguments: object) -> Any:  # noqa: ANN401 - each method has its own result
+        """Again when the worker was lost meanwhile: frozen VMs' calls take it down under others'.
+
+        All calls may be repeated, since limits are set to amounts and never changed by some.
+        """
+        for _ in range(RETRIES_MAX):
+            try:
+                return await self._client.call(lane, method, *arguments, budget_s=self._budget_s)
+            except WorkerLost:
+                continue
+        return await self._client.call(lane, method, *arguments, budget_s=self._budget_s)
+
+    async def _vm_call(self, vm_id: str, lane: str, method: str, *arguments: object) -> Any:  # noqa: ANN401 - likewise
+        vm = self._vms.setdefault(vm_id, _Vm())
+        async with vm.lock:
+            if vm.frozen and self._clock.tick_ns() < vm.retry_tick_ns:
+                wait_s = (vm.retry_tick_ns - self._clock.tick_ns()) / SECOND_NS
+                raise HypervisorTimeout(f"VM {vm_id} is frozen; asked again in {wait_s:.0f} s")
+            try:
+                return await self._call(lane, method, vm_id, *arguments)
+            except HypervisorTimeout:
+                self._freeze(vm)
+                raise
+            except VmGone:
+                self._vms.pop(vm_id, None)
+                raise
+
+    def _freeze(self, vm: _Vm) -> None:
+        vm.backoff_ns = min(BACKOFF_NS_MAX, 2 * vm.backoff_ns) if vm.frozen else BACKOFF_NS_MIN
+        vm.frozen = True
+        vm.retry_tick_ns = self._clock.tick_ns() + vm.backoff_ns
+
+    def _note(self, vm_id: str, _name: str, stats: dict[str, int]) -> None:
+        """Remembers what later calls need. A frozen VM that answers in full has thawed: where an
+        older call still holds it, libvirt answers for it at once, but without its own figures."""
+        vm = self._vms.setdefault(vm_id, _Vm())
+        complete = "balloon.rss" in stats
+        if vm.frozen and vm.complete and not complete:
+            self._freeze(vm)
+            return
+        vm.frozen = False
+        vm.complete = vm.complete or complete
+        cpu_time_ns = stats.get("cpu.time", vm.cpu_time_ns)
+        if cpu_time_ns < vm.cpu_time_ns or stats.get("vcpu.current") != vm.cpu_count:
+            vm.inspected_tick_ns = None  # started anew, or resized: its limits are others
+        vm.cpu_time_ns = cpu_time_ns
+        vm.cpu_count = stats.get("vcpu.current", vm.cpu_count)
+
+    def _reading(self, vm_id: str, name: str, stats: dict[str, int]) -> VmReading:
+        vm = self._vms.get(vm_id, _Vm())
+        return to_reading(vm_id, name, stats, vm.quota_millicores, vm.io_limit_bytes_per_s)
+
+    async def _inspect_due(self) -> None:
+        oldest = self._clock.tick_ns() - INSPECT_AGAIN_NS
+        awake = {vm_id: vm for vm_id, vm in self._vms.items() if not vm.frozen}
+        fresh = [vm_id for vm_id, vm in awake.items() if vm.inspected_tick_ns is None]
+        again = [vm_id for vm_id, vm in awake.items() if (vm.inspected_tick_ns or oldest) < oldest]
+        due = fresh + again[:INSPECTIONS_MAX]
+        await asyncio.gather(*map(self._inspect_or_explain, due))
+
+    async def _inspect_or_explain(self, vm_id: str) -> None:
+        """A VM whose limits cannot be read keeps its readings."""
+        try:
+            await self._inspect(vm_id)
+        except (VmGone, HypervisorTimeout, HypervisorUnavailable):
+            return  # the next reading shows it
+        except HypervisorError as error:
+            vm = self._vms.setdefault(vm_id, _Vm())
+            vm.cpu_reason = vm.io_reason = str(error)
+            vm.inspected_tick_ns = self._clock.tick_ns()
+
+    async def _inspected(self, vm_id: str) -> _Vm:
+        vm = self._vms.get(vm_id)
+        if vm is None or vm.cpu_count is None:
+            await self.read(vm_id)
+        vm = self._vms[vm_id]
+        if vm.inspected_tick_ns is None:
+            await self._inspect(vm_id)
+        return vm
+
+    async def _inspect(self, vm_id: str) -> None:
+        xml, scheduler, blkio = await self._vm_call(vm_id, "statistics", "inspect")
+        vm = self._vms.setdefault(vm_id, _Vm())
+        facts = parse_domain_xml(xml)
+        vm.devices, vm.io_reason = _devices(self._root, facts.disk_paths)
+        vm.cpu_reason = self._explained(scheduler)
+        vm.io_reason = self._explained(blkio) or vm.io_reason
+        vm.quota_millicores = vm.io_limit_bytes_per_s = None
+        if not vm.cpu_reason and vm.cpu_count is not None:
+            vm.quota_millicores = parse_scheduler(scheduler, vm.cpu_count)
+        if not vm.io_reason:
+            vm.io_limit_bytes_per_s = parse_blkio(blkio, vm.devices)
+        vm.inspected_tick_ns = self._clock.tick_ns()
+        if self._may_configure and facts.balloon and facts.stats_period_s == 0:
+            await self._vm_call(vm_id, "control", "set_stats_period", STATS_PERIOD_S)
+
+    def _explained(self, parameters: Any) -> str:  # noqa: ANN401 - parameters, or libvirt's text
+        """Why there are no parameters, in plain words; "" when there are."""
+        if not isinstance(parameters, str):
+            return ""
+        if self._uri.endswith("/session"):
+            return "a session hypervisor has no cgroups; run it as root (qemu:///system)"
+        return f"libvirt has no cgroup for it: {parameters}"
+
+
+def _reason(reasons: Iterable[str]) -> str:
+    """The lever works when it works for any VM; a VM without it says so when it is used."""
+    found = list(reasons)
+    if not found:
+        return _NOT_SEEN
+    return "" if "" in found else found[0]
+
+
+def _devices(root: Path, paths: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """Nodes of the whole disks under a VM's disks, or why there is nothing to throttle."""
+    if not paths:
+        return (), "it has no disk on this host"
+    nodes: set[str] = set()
+    for path in paths:
+        device = backing_device(root, Path(path))
+        node = None if device is None else device_node(root, device)
+        if node is None:
+            return (), f"no block device of this host is known under {path}"
+        nodes.add(node)
+    return tuple(sorted(nodes)), ""
