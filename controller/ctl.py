@@ -29,11 +29,12 @@ class PlainErrors(click.Group):
         try:
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
-            extra = EXTRA_OF.get((error.name or "").partition(".")[0])
+            library = (error.name or "").partition(".")[0]
+            extra = EXTRA_OF.get(library)
             if extra is None:
                 raise
             raise click.ClickException(
-                f"`{ctx.invoked_subcommand}` needs {error.name}: pip install 'hrapaq[{extra}]'"
+                f"`{ctx.invoked_subcommand}` needs {library}: pip install 'hrapaq[{extra}]'"
             ) from error
         except HrapaqError as error:
             raise click.ClickException(str(error)) from error

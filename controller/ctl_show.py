@@ -91,7 +91,7 @@ def show_vms(vms: Iterable[pb.VmRow]) -> None:
     table = _table("VM", "mode", "state", "resource", ">use", ">p50", ">p95", ">grant", ">bounds")
     for vm in vms:
         name = escape(vm.name) + (" [magenta](simulated)[/]" if vm.simulated else "")
-        for place, amounts in enumerate(vm.resources):
+        for place, amounts in enumerate(vm.resources or [pb.Amounts(resource="?")]):
             first = place == 0
             table.add_row(
                 name if first else "",

@@ -144,7 +144,7 @@ install_package() {
         return 0
     fi
     say "installing hrapaq[$extras] into .venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --editable ".[$extras]"
+    "$venv/bin/pip" install -qq --disable-pip-version-check --editable ".[$extras]"
     echo "$fresh" >"$stamp"
 }
 
@@ -156,7 +156,7 @@ install_torch() {
     stamp=$venv/.hrapaq-torch
     [ "$(cat "$stamp" 2>/dev/null)" != "$version" ] || return 0
     say "looking for the CPU build of PyTorch $version (HRAPAQ_TORCH=0 leaves it out)"
-    if ! "$venv/bin/pip" install --quiet --disable-pip-version-check --retries 1 \
+    if ! "$venv/bin/pip" install -qq --disable-pip-version-check --retries 1 \
         "torch==$version+cpu" >"$stamp.log" 2>&1; then
         say "no configured package index offers it: network forecasts are not available"
     fi

@@ -1,0 +1,272 @@
+# ruff: noqa: N802 - gRPC's generated classes name methods like this
+"""The `hrapaq` command against a real gRPC server that answers from fixed values."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from concurrent import futures
+
+import grpc
+import pytest
+from click.testing import CliRunner
+
+from controller.ctl import cli
+from controller.ctl_types import parse_amount
+from controller.up.runfile import RunFile, read_run_file, run_file_path, write_run_file
+from shared.errors import ConfigError
+from shared.pb import admin_pb2 as pb
+from shared.pb.admin_pb2_grpc import AdminServicer, add_AdminServicer_to_server
+from shared.resources import MIB, Resource
+
+WEB, MAIL = "11111111-0000-4000-8000-000000000001", "22222222-0000-4000-8000-000000000002"
+
+
+class FixedAdmin(AdminServicer):
+    """Two VMs on one node; remembers what it was asked to change."""
+
+    def __init__(self) -> None:
+        self.changes: list = []
+
+    def GetStatus(self, request, context):
+        return pb.Status(
+            version="0.1.0",
+            cycles=7,
+            cycle_interval_ms=10_000,
+            parts=[pb.Part(name="bus", healthy=False, detail="[not a tag]")],
+            dropped={"size": 2},
+        )
+
+    def ListNodes(self, request, context):
+        levers = {"memory": "", "io": "cgroup v1 without blkio"}
+        row = pb.NodeRow(node_id="node-1", name="host-1", role="host", connected=True)
+        row.levers.update(levers)
+        return pb.Nodes(nodes=[row])
+
+    def ListVms(self, request, context):
+        memory = pb.Amounts(resource="memory", used=100 * MIB, limit=256 * MIB)
+        rows = [
+            pb.VmRow(vm_id=WEB, name="web", node_id="node-1", mode="enforce", state="steady",
+                     resources=[memory]),
+            pb.VmRow(vm_id=MAIL, name="mail", node_id="node-1", simulated=True),
+        ]  # fmt: skip
+        return pb.Vms(vms=rows)
+
+    def GetPlan(self, request, context):
+        if request.plan_id == "none":
+            return pb.PlanReply(found=False)
+        step = pb.PlanStep(vm_name="web", resource="memory", from_amount=256 * MIB,
+                           to_amount=192 * MIB, why="p95 is 150 MiB")  # fmt: skip
+        return pb.PlanReply(found=True, plan_id="7.0", cycle=7, verdict="verified", steps=[step])
+
+    def Explain(self, request, context):
+        if request.vm != WEB:
+            return pb.Explanation(found=False)
+        option = pb.Option(level=192 * MIB, value=5, probability_enough=0.97, allowed=True)
+        resource = pb.ResourceExplanation(
+            resource="memory", options=[option], chosen=192 * MIB, why="the best that fits"
+        )
+        vm = pb.VmRow(vm_id=WEB, name="web")
+        return pb.Explanation(found=True, vm=vm, resources=[resource])
+
+    def Approve(self, request, context):
+        return pb.Changed(done=False, detail="plan 3 does not wait for approval")
+
+    def Pin(self, request, context):
+        self.changes.append(request)
+        return pb.Changed(done=True, detail="pinned")
+
+    def Freeze(self, request, context):
+        self.changes.append(request)
+        return pb.Changed(done=True)
+
+    def SetMode(self, request, context):
+        self.changes.append(request)
+        return pb.Changed(done=True, detail=f"mode of {request.target}")
+
+    def Reject(self, request, context):
+        context.abort(grpc.StatusCode.INTERNAL, "it broke")
+
+
+@contextlib.contextmanager
+def serving(admin: AdminServicer):
+    server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
+    add_AdminServicer_to_server(admin, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.fixture(scope="module")
+def admin():
+    fixed = FixedAdmin()
+    with serving(fixed) as address:
+        yield fixed, address
+
+
+@pytest.fixture
+def hrapaq(admin):
+    def run(*words: str):
+        return CliRunner().invoke(cli, ["--controller", admin[1], *words])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("status", ["cycle 7", "ILL", "[not a tag]", "size 2"]),
+        ("nodes", ["host-1", "io: cgroup v1 without blkio"]),
+        ("vms", ["web", "256 MiB", "(simulated)"]),
+        ("plan", ["plan 7.0", "256 MiB", "192 MiB", "p95 is 150 MiB"]),
+        ("explain web", ["the best that fits", "97.0%", "chosen"]),
+    ],
+)
+def test_tables_say_it(hrapaq, words, expected):
+    result = hrapaq(*words.split())
+    assert result.exit_code == 0, result.output
+    for text in expected:
+        assert text in result.output
+
+
+@pytest.mark.parametrize("words", ["status", "nodes", "vms", "plan", "explain web"])
+def test_json_is_json_with_integers_and_nulls(hrapaq, words):
+    result = hrapaq(*words.split(), "--json")
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.output)
+    if words == "vms":
+        memory = values["vms"][0]["resources"][0]
+        assert memory["used"] == 100 * MIB
+        assert memory["ceiling"] is None, "unknown is null, never zero"
+    if words == "nodes":
+        assert values["nodes"][0]["levers"] == {"io": "cgroup v1 without blkio", "memory": ""}
+
+
+def test_an_unknown_vm_is_answered_with_the_closest_name(hrapaq):
+    result = hrapaq("explain", "wbe")
+    assert result.exit_code == 1
+    assert "did you mean 'web'?" in result.output
+
+
+def test_a_vm_may_be_named_by_the_beginning_of_its_id(hrapaq, admin):
+    assert hrapaq("freeze", "22222222", "--ttl", "30m", "--by", "me").exit_code == 0
+    assert admin[0].changes[-1] == pb.FreezeRequest(vm=MAIL, ttl_seconds=1800, by="me")
+
+
+def test_pin_takes_amounts_as_people_write_them(hrapaq, admin):
+    assert hrapaq("pin", "web", "memory", "256MiB", "--by", "me").exit_code == 0
+    assert admin[0].changes[-1].amount == 256 * MIB
+    assert hrapaq("pin", "web", "cpu", "--by", "me").exit_code == 0
+    assert not admin[0].changes[-1].HasField("amount")
+    refused = hrapaq("pin", "web", "memory", "much")
+    assert refused.exit_code == 2 and "256MiB" in refused.output
+
+
+def test_mode_of_the_fleet_a_node_and_a_vm(hrapaq, admin):
+    for target, sent in (("fleet", "fleet"), ("host-1", "node-1"), ("web", WEB)):
+        assert hrapaq("mode", target, "observe").exit_code == 0
+        assert admin[0].changes[-1].target == sent
+
+
+def test_what_the_controller_refuses_is_exit_code_1_with_its_reason(hrapaq):
+    refused = hrapaq("approve", "3")
+    assert refused.exit_code == 1 and "does not wait" in refused.output
+    broken = hrapaq("reject", "3")
+    assert broken.exit_code == 1 and "it broke" in broken.output
+    assert hrapaq("plan", "none").exit_code == 1
+
+
+def test_no_controller_is_one_line_and_exit_code_2():
+    with serving(FixedAdmin()) as address:
+        pass  # nobody listens there any more
+    result = CliRunner().invoke(cli, ["--controller", address, "status"])
+    assert result.exit_code == 2
+    assert address in result.output and "hrapaq up" in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_wrong_command_names_the_closest():
+    result = CliRunner().invoke(cli, ["stats"])
+    assert result.exit_code == 2 and "'status'" in result.output
+
+
+def test_the_run_file_leads_to_the_controller(admin, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("HRAPAQ_CONTROLLER", raising=False)
+    path = run_file_path()
+    assert path == tmp_path / "hrapaq" / "up.json"
+    here = RunFile(os.getpid(), 1, admin[1], "nats://x", "m", "c", "a", "/state")
+    write_run_file(path, here)
+    assert read_run_file(path) == here
+    assert CliRunner().invoke(cli, ["status"]).exit_code == 0
+    write_run_file(path, RunFile(2**22 + 1, 1, "h:1", "n", "m", "c", "a", "/state"))
+    assert read_run_file(path) is None, "its process is gone"
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="delete it"):
+        read_run_file(path)
+
+
+def test_where_the_run_file_lies(tmp_path):
+    assert str(run_file_path({}, user_id=0)) == "/run/hrapaq/up.json"
+    home = {"HOME": str(tmp_path)}
+    assert run_file_path(home, user_id=1000) == tmp_path / ".local/state/hrapaq/up.json"
+
+
+@pytest.mark.parametrize(
+    ("resource", "text", "amount"),
+    [
+        (Resource.CPU, "1.5", 1500),
+        (Resource.CPU, "250m", 250),
+        (Resource.MEMORY, "256MiB", 256 * MIB),
+        (Resource.MEMORY, "2 GiB", 2048 * MIB),
+        (Resource.IO, "4MiB/s", 4 * MIB),
+    ],
+)
+def test_amounts(resource, text, amount):
+    assert parse_amount(resource, text) == amount
+
+
+@pytest.mark.parametrize(
+    ("resource", "text"),
+    [
+        (Resource.CPU, "1MiB"),
+        (Resource.MEMORY, "-1"),
+        (Resource.MEMORY, "1MiB/s"),
+        (Resource.IO, ""),
+    ],
+)
+def test_amounts_that_are_none(resource, text):
+    with pytest.raises(ValueError, match="write it like"):
+        parse_amount(resource, text)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell):
+    result = CliRunner().invoke(cli, ["completion", shell])
+    assert result.exit_code == 0 and "_HRAPAQ_COMPLETE" in result.output
+
+
+def test_starting_loads_nothing_heavy():
+    code = (
+        "import sys, controller.ctl;"
+        "print([m for m in ('numpy', 'rich', 'grpc', 'google', 'nats', 'asyncio') "
+        "if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_a_missing_library_is_one_line_that_says_what_to_install():
+    code = "import sys; sys.modules['rich'] = None; from controller.ctl import main; main()"
+    command = [sys.executable, "-c", code, "--controller", "127.0.0.1:1", "vms"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        "Error: `vms` needs rich: pip install 'hrapaq[controller]'"
+    ]
