@@ -192,7 +192,7 @@ class ControllerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     telemetry_stream_mib_max: Count = 1024
     """MiB that this telemetry may take on the server's disk; default 1024."""
     audit_stream_mib_max: Count = 4096
-    """MiB of audit on the server's disk; default 4096. When full, nothing is dispatched (I10)."""
+    """MiB of audit on the server's disk; default 4096. When full, the oldest records go first."""
 
     policy: PolicySettings = PolicySettings()
     """How much things matter."""
