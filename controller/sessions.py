@@ -108,7 +108,7 @@ class Sessions(rpc.CommandsServicer):
         if older is not None:
             older.supersede()
         self._update(self._agent_of(hello))
-        log.info("agent of %s (%s) connected", hello.node_name, node_id)
+        log.info("agent connected", extra={"node": node_id, "host": hello.node_name})
         try:
             await stream.listen(request_iterator, self._take)
         finally:
@@ -116,7 +116,7 @@ class Sessions(rpc.CommandsServicer):
             if self._streams.get(node_id) is stream:
                 del self._streams[node_id]
                 self._update(replace(self._agents[node_id], connected=False))
-                log.info("agent of %s (%s) is gone", hello.node_name, node_id)
+                log.info("agent gone", extra={"node": node_id, "host": hello.node_name})
 
     async def _hello(self, messages: AsyncIterator[pb.AgentMessage], context: Context) -> pb.Hello:
         try:
@@ -142,24 +142,27 @@ class Sessions(rpc.CommandsServicer):
         if kind == "beat":
             self._heard(node_id, message.beat)
         elif kind == "ack":
-            self._heard(node_id, message.ack)
+            self._answered(node_id, message.ack)
             self._on_ack(node_id, message.ack)
         else:
-            log.warning("node %s sent %s in the middle of its stream; dropped", node_id, kind)
+            log.warning("message out of place", extra={"node": node_id, "kind": kind})
 
-    def _heard(self, node_id: str, said: pb.Beat | pb.Ack) -> None:
-        """An acknowledgement that is repeated after a reconnect brings old figures with it."""
+    def _heard(self, node_id: str, beat: pb.Beat) -> None:
         agent = self._agents[node_id]
-        if said.agent_tick_ns < agent.tick_ns:
-            return
-        epoch = said.epoch_highest if isinstance(said, pb.Beat) else agent.epoch_highest
         self._agents[node_id] = replace(
             agent,
-            generation=max(agent.generation, said.generation),
-            tick_ns=said.agent_tick_ns,
+            generation=max(agent.generation, beat.generation),
+            tick_ns=beat.agent_tick_ns,
             heard_tick_ns=self._clock.tick_ns(),
-            epoch_highest=max(agent.epoch_highest, epoch),
+            epoch_highest=max(agent.epoch_highest, beat.epoch_highest),
         )
+
+    def _answered(self, node_id: str, ack: pb.Ack) -> None:
+        """Counts the change, and takes no stamp from it: an answer that waited for a new stream
+        may stem from an earlier boot of that machine, whose clock said something else."""
+        agent = self._agents[node_id]
+        generation = max(agent.generation, ack.generation)
+        self._agents[node_id] = replace(agent, generation=generation)
 
     def _agent_of(self, hello: pb.Hello) -> Agent:
         return Agent(
@@ -225,7 +228,8 @@ class _Stream:
                 async with asyncio.timeout(SEND_TIMEOUT_S):
                     await self._context.write(message)
             except (TimeoutError, aio.BaseError) as error:
-                log.warning("writing to node %s: %s", self._node_id, error or "no room in time")
+                cause = str(error) or "no room in time"
+                log.warning("stream broken", extra={"node": self._node_id, "cause": cause})
                 self._end("it takes no messages")
 
     def supersede(self) -> None:
