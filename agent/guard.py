@@ -24,6 +24,7 @@ from agent.steps import (
     QUANTUM,
     Ack,
     Command,
+    Fallback,
     Header,
     Outcome,
     Step,
@@ -112,8 +113,12 @@ def judge(
     return _granted(seen, command, now_tick_ns, readings), accepted
 
 
-def renew(header: Header, state: GuardState, now_tick_ns: int) -> tuple[GuardState, Refused | None]:
+def renew(
+    header: Header, state: GuardState, now_tick_ns: int, fallback: Fallback = ()
+) -> tuple[GuardState, Refused | None]:
     """The lease goes on, unless the word comes late or from a controller of the past.
+
+    A fallback replaces the one in force; an empty one leaves it.
 
     The sequence is looked at but not remembered: a renewal overtakes a command that waits in the
     agent's queue, and must not make that command look old.
@@ -123,6 +128,8 @@ def renew(header: Header, state: GuardState, now_tick_ns: int) -> tuple[GuardSta
         return state, refusal
     if header.epoch > state.epoch_highest:
         state = replace(state, epoch_highest=header.epoch, sequence_highest=0)
+    if fallback:
+        state = replace(state, fallback=_by_lever(fallback))
     return replace(state, lease_until_tick_ns=_lease_end(header, state, now_tick_ns)), None
 
 
@@ -251,7 +258,7 @@ def _granted(
     fallback of the plan gets the amount that it has now.
     """
     fallback = {lever: a for lever, a in state.fallback.items() if lever[0] in readings.vms}
-    fallback |= {(vm_id, resource): amount for vm_id, resource, amount in command.fallback}
+    fallback |= _by_lever(command.fallback)
     for step in command.steps:
         vm = readings.vms.get(step.vm_id)
         limit = limit_of(vm, step.resource, readings.node) if vm is not None else None
@@ -259,6 +266,10 @@ def _granted(
             fallback.setdefault(step.lever, limit)
     until = _lease_end(command.header, state, now_tick_ns)
     return replace(state, lease_until_tick_ns=until, fallback=fallback)
+
+
+def _by_lever(fallback: Fallback) -> dict[Lever, int]:
+    return {(vm_id, resource): amount for vm_id, resource, amount in fallback}
 
 
 def _lease_end(header: Header, state: GuardState, now_tick_ns: int) -> int:

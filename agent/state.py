@@ -5,6 +5,7 @@ folder, fsync, rename, fsync of the folder. A file that is missing or damaged me
 known, which is safe: no lease, no fallback, epoch 0. It is said, and a damaged file is kept aside.
 """
 
+import asyncio
 import fcntl
 import os
 from dataclasses import dataclass, replace
@@ -83,7 +84,11 @@ class StateStore:
                 " that it may write to"
             ) from None
 
-    def save(self, state: GuardState) -> None:
+    async def save(self, state: GuardState) -> None:
+        """Like `write`, in a thread: a slow disk must not hold up sampling."""
+        await asyncio.to_thread(self.write, state)
+
+    def write(self, state: GuardState) -> None:
         """Returns once `state` is on the disk; OSError when it is not: then nothing may move."""
         assert self._lock is not None, "the state folder is not open"
         temporary = self.path.with_suffix(".tmp")

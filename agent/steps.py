@@ -18,6 +18,9 @@ DEADLINE_MS_DEFAULT = 10_000
 DEADLINE_MS_MAX = 60_000
 
 
+Fallback = tuple[tuple[str, Resource, int], ...]  # vm id, resource, amount
+
+
 class Outcome(IntEnum):
     """What became of a step; the numbers of the protocol."""
 
@@ -92,7 +95,7 @@ class Command:
 
     header: Header
     steps: tuple[Step, ...] = ()
-    fallback: tuple[tuple[str, Resource, int], ...] = ()  # vm id, resource, amount
+    fallback: Fallback = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,15 @@ class Ack:
     accepted: bool
     refusal: str = ""  # begins with the invariant's number
     results: tuple[StepResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What beats and samples say of this agent."""
+
+    generation: int = 0
+    epoch_highest: int = 0
+    lease: str = "none"  # "none", "held" or "ended"
 
 
 def in_safe_order(steps: Iterable[Step]) -> tuple[Step, ...]:

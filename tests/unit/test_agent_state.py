@@ -36,7 +36,7 @@ def test_a_saved_state_comes_back_as_it_was(store):
     first = store.open()
     assert first.state == GuardState()
     assert "no state" in first.said
-    store.save(STATE)
+    store.write(STATE)
     store.close()
     assert store.open().state == STATE
 
@@ -70,7 +70,7 @@ def test_a_command_that_was_under_way_counts_as_done_with_unknown_effect():
 )
 def test_a_damaged_file_starts_safe_says_so_and_is_kept(store, damage):
     store.open()
-    store.save(STATE)
+    store.write(STATE)
     damaged = damage(store.path.read_bytes())
     assert damaged != encode(STATE, "boot-1")
     store.path.write_bytes(damaged)
@@ -101,12 +101,12 @@ def test_a_folder_that_cannot_be_had_is_a_setting_to_correct(tmp_path):
 def test_a_half_written_file_never_takes_the_place_of_a_whole_one(store):
     """A killed agent leaves its temporary file behind; the state is the last whole one."""
     store.open()
-    store.save(STATE)
+    store.write(STATE)
     (store.path.with_suffix(".tmp")).write_bytes(b'{"version": 1, "boo')
     store.close()
     assert store.open().state == STATE
     newer = replace(STATE, generation=5)
-    store.save(newer)
+    store.write(newer)
     assert sorted(p.name for p in store.path.parent.iterdir()) == ["agent.lock", FILE_NAME]
 
 

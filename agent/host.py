@@ -1,0 +1,144 @@
+"""The host role: a hypervisor, a guard with a memory, and a stream to the controller.
+
+Only imported by agents that have this role: a guest loads neither gRPC nor anything of libvirt.
+"""
+
+import asyncio
+import logging
+from dataclasses import replace
+from importlib.metadata import version
+from random import Random
+
+from agent.act import Executor, Pause
+from agent.admission import Readings
+from agent.hypervisor import Hypervisor
+from agent.identity import Identity
+from agent.metrics import AgentMetrics
+from agent.sampler import Sampler
+from agent.settings import AgentSettings
+from agent.state import StateStore
+from agent.steps import Facts
+from agent.steward import Steward
+from agent.uplink import Uplink
+from shared.clock import Clock
+from shared.pb import commands_pb2 as pb
+from shared.resources import Resource
+from shared.telemetry import VmState
+
+logger = logging.getLogger(__name__)
+
+LEASE_LOOK_S = 1.0
+WALK_ROUNDS_MAX = 200  # of `restore`: a terabyte in strides of a quarter of a VM's limit is 40
+
+
+class Host:
+    """One hypervisor's agent. `open` before `run`; `close` afterwards, whatever happened."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        identity: Identity,
+        hypervisor: Hypervisor,
+        sampler: Sampler,
+        clock: Clock,
+        metrics: AgentMetrics,
+        pause: Pause = asyncio.sleep,
+    ) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._hypervisor = hypervisor
+        self._sampler = sampler
+        self._clock = clock
+        self._metrics = metrics
+        self._executor = Executor(hypervisor, clock, pause)
+        self._store = StateStore(settings.state_directory, identity.boot_id)
+        self._uplink: Uplink | None = None
+        self.steward: Steward
+
+    def open(self, *, lease_is_over: bool = False) -> None:
+        """Takes the state folder; ConfigError when it cannot be had. `lease_is_over`: whatever
+        the lease says, the way back begins now."""
+        loaded = self._store.open()
+        if loaded.said:
+            logger.warning("state", extra={"detail": loaded.said})
+        state = replace(loaded.state, lease_until_tick_ns=0) if lease_is_over else loaded.state
+        self.steward = Steward(
+            state, self._store, self._executor, self._readings, self._clock, self._metrics
+        )
+
+    async def run(self) -> None:
+        """Until cancelled: obeys the controller, and finds the way back when it falls silent."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_the_lease())
+            if self._settings.controller_address:
+                # Seeded by the node: a fleet spreads out, one agent repeats itself.
+                self._uplink = Uplink(
+                    self._settings.controller_address,
+                    self._hello,
+                    self.steward,
+                    self._clock,
+                    Random(self._identity.node_id),  # noqa: S311 - spreads load, no secret
+                )
+                tasks.create_task(self._uplink.run())
+
+    def facts(self) -> Facts:
+        return self.steward.facts()
+
+    async def levers(self) -> dict[str, str]:
+        """As the hypervisor says, less what had no effect on any running VM."""
+        levers = dict(await self._sampler.levers())
+        quarantined = self._executor.quarantined()
+        running = [vm.vm_id for vm in self._sampler.known.values() if vm.state is VmState.RUNNING]
+        self._executor.forget_all_but(self._sampler.known)
+        for resource in Resource:
+            whys = [quarantined.get((vm_id, resource)) for vm_id in running]
+            if whys and all(whys):
+                levers[resource.word] = levers.get(resource.word) or f"on all VMs {whys[0]}"
+        return levers
+
+    def count(self) -> None:
+        """The gauges of this role."""
+        facts = self.facts()
+        self._metrics.lease(facts.lease)
+        self._metrics.generation(facts.generation)
+        connected = self._uplink is not None and self._uplink.connected
+        self._metrics.connected("controller", is_connected=connected)
+
+    async def restore(self) -> int:
+        """Walks back until nothing moves any more; how many changes were made."""
+        moved = 0
+        for _ in range(WALK_ROUNDS_MAX):
+            in_round = await self.steward.walk()
+            if in_round == 0:
+                break
+            moved += in_round
+        return moved
+
+    async def close(self) -> None:
+        await self._hypervisor.close()
+        self._store.close()
+
+    async def _watch_the_lease(self) -> None:
+        while True:
+            await self.steward.walk()
+            await asyncio.sleep(LEASE_LOOK_S)
+
+    async def _readings(self) -> Readings:
+        readings = await self._sampler.readings()
+        return replace(
+            readings,
+            quarantined=self._executor.quarantined(),
+            moved_age_ns=self._executor.moved_age_ns(),
+        )
+
+    def _hello(self) -> pb.Hello:
+        facts = self.facts()
+        return pb.Hello(
+            node_id=self._identity.node_id,
+            node_name=self._settings.node_name or self._identity.name,
+            boot_id=self._identity.boot_id,
+            version=version("hrapaq"),
+            epoch_highest=facts.epoch_highest,
+            agent_tick_ns=self._clock.tick_ns(),
+            generation=facts.generation,
+        )

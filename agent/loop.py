@@ -1,0 +1,183 @@
+"""The agent as a whole: samples for ever, publishes, obeys where it is a host, and ends cleanly.
+
+Nothing here waits for the network: without a bus and without a controller it samples on, and says
+what is missing.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.discover import look, open_hypervisor
+from agent.identity import node_identity
+from agent.metrics import AgentMetrics, Exposition
+from agent.publisher import Publisher
+from agent.sampler import PressureWatch, Sampler, Share
+from agent.settings import AgentSettings
+from agent.steps import Facts
+from shared.bus import NatsBus
+from shared.clock import SECOND_NS, Clock, SystemClock
+from shared.errors import WireError
+from shared.log import RateLimited
+from shared.subjects import telemetry_subject
+from shared.telemetry import NodeSample
+from shared.wire import encode
+
+if TYPE_CHECKING:
+    from agent.host import Host
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+CLOSE_S = 2.0
+
+
+async def run(
+    settings: AgentSettings,
+    root: Path = Path("/"),
+    clock: Clock | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Until `stop`, SIGTERM or SIGINT. ConfigError and ReadingError where it cannot even begin."""
+    agent = Agent(settings, root, clock or SystemClock())
+    stop = stop or _on_signals()
+    try:
+        agent.open()
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(each) for each in agent.duties()]
+            await stop.wait()
+            for task in running:
+                task.cancel()
+    finally:
+        await agent.close()
+
+
+class Agent:
+    """`open`, run the `duties`, `close`."""
+
+    def __init__(self, settings: AgentSettings, root: Path, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self.identity = node_identity(root)
+        self._found = look(settings, root)
+        self.metrics = AgentMetrics()
+        self.hypervisor = open_hypervisor(settings, self._found, clock)
+        self._sampler = Sampler(
+            root, self.hypervisor, clock, Share.of_settings(settings), settings.sample_interval_s
+        )
+        self._pressure = PressureWatch(root, clock)
+        self._said = RateLimited(logger, clock)
+        self._bus = NatsBus(settings.bus_servers, f"agent {self.identity.name}", self._on_bus_error)
+        self.publisher = Publisher(
+            self._bus,
+            telemetry_subject(self.identity.node_id),
+            settings.buffer_messages,
+            clock,
+            self.metrics,
+        )
+        self.host: Host | None = None
+        self._exposition: Exposition | None = None
+        self._sequence = 0
+
+    def open(self) -> None:
+        if self.hypervisor is not None:
+            from agent.host import Host  # noqa: PLC0415 - guests load no gRPC
+
+            self.host = Host(
+                self._settings,
+                self.identity,
+                self.hypervisor,
+                self._sampler,
+                self._clock,
+                self.metrics,
+            )
+            self.host.open()
+        self._exposition = Exposition(self.metrics, self._settings.metrics_listen)
+        fields = {"role": self._found.role, "hypervisor": self._found.libvirt_uri or "none"}
+        logger.info("agent starts", extra={**fields, "node_id": self.identity.node_id})
+
+    def duties(self) -> list[Coroutine[None, None, None]]:
+        """What goes on side by side, each until it is cancelled."""
+        duties = [self.publisher.run(), self._sample_for_ever(), self._look_every_second()]
+        return duties if self.host is None else [*duties, self.host.run()]
+
+    async def close(self) -> None:
+        """Within two seconds; what does not end by then is killed with the process."""
+        endings = [self._bus.close()]
+        if self.host is not None:
+            endings.append(self.host.close())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await asyncio.gather(*endings)
+        if self._exposition is not None:
+            self._exposition.close()
+        logger.info("agent ends")
+
+    async def sample(self) -> NodeSample:
+        """The next message. Its generation is the one before the readings: a change in between
+        makes plans on them stale, instead of making old readings look new."""
+        facts = Facts() if self.host is None else self.host.facts()
+        rates = await self._sampler.sample()
+        levers = {} if self.host is None else await self.host.levers()
+        self._sequence += 1
+        return NodeSample(
+            node_id=self.identity.node_id,
+            name=self._settings.node_name or self.identity.name,
+            role=self._found.role,
+            boot_id=self.identity.boot_id,
+            sequence=self._sequence,
+            sampled_at_unix_ns=self._clock.unix_ns(),
+            tick_ns=self._clock.tick_ns(),
+            interval_ns=rates.interval_ns,
+            generation=facts.generation,
+            epoch_highest=facts.epoch_highest,
+            simulated=self.hypervisor is not None and self.hypervisor.simulated,
+            levers=levers,
+            node=rates.node,
+            vms=rates.vms,
+        )
+
+    async def _sample_for_ever(self) -> None:
+        await self._bus.connect()
+        interval_ns = int(self._settings.sample_interval_s * SECOND_NS)
+        due = self._clock.tick_ns()
+        while True:
+            await self._publish_one()
+            now = self._clock.tick_ns()
+            due = max(due + interval_ns, now)  # a slow hypervisor is not asked the more for it
+            await asyncio.sleep((due - now) / SECOND_NS)
+
+    async def _publish_one(self) -> None:
+        errors = self._sampler.hypervisor_errors
+        sample = await self.sample()
+        self.metrics.sample(len(sample.vms))
+        self.metrics.hypervisor_errors(self._sampler.hypervisor_errors - errors)
+        for resource, peak in self._pressure.take().items():
+            self.metrics.pressure_peak(resource, peak)
+        try:
+            self.publisher.offer(encode(sample))
+        except WireError as error:
+            self.metrics.dropped(error.cause)
+            self._said.error("encode", "a sample cannot be sent", cause=str(error))
+
+    async def _look_every_second(self) -> None:
+        while True:
+            self._pressure.look()
+            self.metrics.connected("bus", is_connected=self._bus.connected)
+            if self.host is not None:
+                self.host.count()
+            await asyncio.sleep(LOOK_S)
+
+    def _on_bus_error(self, error: Exception) -> None:
+        self._said.warning("bus", "bus", cause=str(error) or type(error).__name__)
+
+
+def _on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop

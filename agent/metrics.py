@@ -1,0 +1,107 @@
+"""What Prometheus may ask of an agent, in a registry of its own.
+
+Names begin with `hrapaq_agent_`; units stand last in them, as Prometheus wants.
+"""
+
+import logging
+import threading
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from agent.steps import StepResult
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "hrapaq_agent"
+LEASE_STATES = ("none", "held", "ended")
+
+
+class AgentMetrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._samples = self._counter("samples", "Samples taken of this node and its VMs.")
+        self._published = self._counter("published", "Messages handed to the bus.")
+        self._dropped = self._counter("dropped", "Messages lost, by cause.", "cause")
+        self._steps = self._counter("steps", "Steps by what became of them.", "outcome")
+        self._refusals = self._counter(
+            "refusals", "Commands and steps refused, by invariant.", "invariant"
+        )
+        self._errors = self._counter("hypervisor_errors", "Readings that the hypervisor owed.")
+        self._lease = self._gauge("lease", "1 for the state that the lease is in.", "state")
+        self._connected = self._gauge("connected", "1 while connected, by peer.", "peer")
+        self._generation = self._gauge("generation", "Rises with every change to a VM.")
+        self._vms = self._gauge("vms", "VMs in the last sample.")
+        self._pressure = self._gauge(
+            "pressure_peak_us_per_s",
+            "Highest one-second pressure (PSI some) of the node since the last sample.",
+            "resource",
+        )
+        self.lease("none")
+
+    def sample(self, vms: int) -> None:
+        self._samples.inc()
+        self._vms.set(vms)
+
+    def published(self) -> None:
+        self._published.inc()
+
+    def dropped(self, cause: str) -> None:
+        self._dropped.labels(cause).inc()
+
+    def step(self, result: StepResult) -> None:
+        self._steps.labels(result.outcome.name.lower()).inc()
+
+    def refusal(self, invariant: str) -> None:
+        self._refusals.labels(invariant).inc()
+
+    def hypervisor_errors(self, count: int) -> None:
+        self._errors.inc(count)
+
+    def lease(self, state: str) -> None:
+        for each in LEASE_STATES:
+            self._lease.labels(each).set(each == state)
+
+    def connected(self, peer: str, *, is_connected: bool) -> None:
+        self._connected.labels(peer).set(is_connected)
+
+    def generation(self, generation: int) -> None:
+        self._generation.set(generation)
+
+    def pressure_peak(self, resource: str, us_per_s: int) -> None:
+        self._pressure.labels(resource).set(us_per_s)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+
+
+class Exposition:
+    """/metrics on its own thread; a port that is taken is said, and the agent goes on."""
+
+    def __init__(self, metrics: AgentMetrics, listen: str) -> None:
+        self._server: WSGIServer | None = None
+        self._thread: threading.Thread | None = None
+        if not listen:
+            return
+        host, _, port = listen.rpartition(":")
+        try:
+            self._server, self._thread = start_http_server(
+                int(port), host.strip("[]"), metrics.registry
+            )
+        except OSError as error:
+            fields = {"metrics_listen": listen, "cause": str(error)}
+            logger.warning("no /metrics: the port cannot be had", extra=fields)
+
+    @property
+    def port(self) -> int | None:
+        return None if self._server is None else self._server.server_port
+
+    def close(self) -> None:
+        if self._server is None or self._thread is None:
+            return
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(1.0)

@@ -1,0 +1,83 @@
+"""The agent's settings: `agent.toml`, the table [agent] of a common file, HRAPAQ_* variables.
+
+Every part has a default that is safe on any machine: an agent without a file samples, publishes to
+this machine's bus and obeys a controller on it.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Seconds = Annotated[float, Meta(ge=0.05, le=3600)]
+Amount = Annotated[int, Meta(ge=0, le=2**50)]
+
+AUTO = "auto"
+NO_HYPERVISOR = "none"
+SIMULATED = re.compile(r"simulated:(\d{1,18})")
+_LISTEN = re.compile(r"(?:\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}")
+
+
+class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All of the agent's settings."""
+
+    bus_servers: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    """NATS servers; default: one on this machine. None reachable: the agent samples on and
+    keeps the newest messages."""
+    controller_address: str = "127.0.0.1:7420"
+    """host:port of the controller that a host agent dials for commands; default: this machine;
+    empty: none, the agent only reports."""
+    sample_interval_s: Seconds = 10.0
+    """Seconds between two samples; default 10: fine enough for a grid of a minute, and half a
+    percent of a core with 50 VMs. Guest statistics older than three of them do not count."""
+    state_directory: Path = Path("/var/lib/hrapaq-agent")
+    """Directory of a host agent's memory: epoch, lease, fallback. Default /var/lib/hrapaq-agent;
+    must be writable and is held by one agent at a time."""
+    libvirt_uri: str = AUTO
+    """libvirt to read and to move; default auto: qemu:///system as root, else qemu:///session;
+    none: no hypervisor; simulated:SEED: VMs of simple physics, always shown as simulated."""
+    enable_guest_statistics: bool = True
+    """Switches on the balloon's statistics of VMs that have none, every 5 s; default true: without
+    them a VM's memory cannot be judged. Nothing else about a VM changes without a command."""
+    role: Literal["auto", "host", "guest"] = "auto"
+    """auto, host or guest; default auto: a machine with libvirt is a host, a VM is a guest, and
+    a VM with libvirt is both. The guest role needs no root and moves nothing."""
+    memory_allocatable_bytes: Amount | None = None
+    """Bytes that VMs may have together; default: all memory less memory_reserved_bytes."""
+    memory_reserved_bytes: Amount = 1024 * 1024 * 1024
+    """Bytes kept for the host itself; default 1 GiB: kernel, libvirt, QEMU's own and this agent."""
+    cpu_allocatable_millicores: Amount | None = None
+    """Millicores that VMs may have together; default: all CPUs of the machine."""
+    io_allocatable_bytes_per_s: Amount | None = None
+    """Bytes/s of disk traffic that VMs may have together; default: unknown, and then I/O is left
+    alone, because no machine says what its disks can do."""
+    buffer_messages: Annotated[int, Meta(ge=1, le=100_000)] = 360
+    """Messages kept while the bus is away; default 360, an hour's worth. The oldest go first and
+    are counted."""
+    metrics_listen: str = "127.0.0.1:9556"
+    """host:port of /metrics for Prometheus; default: loopback only, port 0 picks one;
+    empty: off."""
+    node_name: str = ""
+    """Name of this machine for people; default: its host name."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """debug, info, warning or error; default info."""
+
+    def problems(self) -> list[str]:
+        found = []
+        if not self.bus_servers:
+            found.append("bus_servers is empty: without a bus nobody hears the agent")
+        if self.controller_address and not _LISTEN.fullmatch(self.controller_address):
+            found.append(f"controller_address = {self.controller_address!r} is no host:port")
+        if self.metrics_listen and not _LISTEN.fullmatch(self.metrics_listen):
+            found.append(f"metrics_listen = {self.metrics_listen!r} is no host:port")
+        if self.libvirt_uri.startswith("simulated") and self.simulated_seed is None:
+            found.append(f"libvirt_uri = {self.libvirt_uri!r}: a whole number follows simulated:")
+        if self.role == "guest" and self.simulated_seed is not None:
+            found.append("role = guest has no VMs of its own, so libvirt_uri cannot be simulated")
+        return found
+
+    @property
+    def simulated_seed(self) -> int | None:
+        match = SIMULATED.fullmatch(self.libvirt_uri)
+        return int(match[1]) if match else None
