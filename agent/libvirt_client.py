@@ -42,6 +42,7 @@ class WorkerClient:
         self._deaths = 0  # since the last good reply
         self._start_not_before_tick_ns = 0
         self._closed = False
+        self.starts = 0  # of a worker, so far; more than one means that some were lost
 
     @property
     def pid(self) -> int | None:
@@ -106,6 +107,7 @@ class WorkerClient:
             process = await _spawn(self._uri)
         except OSError as error:
             raise HypervisorUnavailable(f"cannot start the libvirt worker: {error}") from error
+        self.starts += 1
         worker = _Worker(process)
         worker.reader = asyncio.create_task(self._read(worker))
         return worker

@@ -88,6 +88,11 @@ class LibvirtHypervisor:
     def worker_pid(self) -> int | None:
         return self._client.pid
 
+    @property
+    def worker_starts(self) -> int:
+        """Workers started so far; what is above one was killed for a hanging call, or died."""
+        return self._client.starts
+
     async def levers(self) -> dict[str, str]:
         """Tried on what is there: a lever works when some VM's parameter could be read."""
         try:
@@ -118,7 +123,10 @@ class LibvirtHypervisor:
         return self._reading(*record)
 
     async def set_limit(self, vm_id: str, resource: Resource, amount: int) -> None:
-        """CPU: all of the vCPUs lift the quota. I/O: each way of each device; 0 lifts the limit."""
+        """CPU: all of the vCPUs lift the quota. I/O: each way of each device; 0 lifts the limit.
+
+        After HypervisorTimeout it may still happen: libvirtd carries it out once QEMU wakes up.
+        """
         if amount < 0 or (amount == 0 and resource is not Resource.IO):
             raise HypervisorError(f"a {resource.word} limit of {amount} is none")
         if resource is Resource.MEMORY:

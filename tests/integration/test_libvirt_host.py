@@ -139,6 +139,7 @@ def test_a_worker_killed_in_the_middle_of_a_call_is_replaced_and_the_call_repeat
         assert len(await reading) == 1
         assert running_worker(hypervisor) != pid
         assert not is_alive(pid)
+        assert hypervisor.worker_starts == 2
 
     play(scenario)
 
