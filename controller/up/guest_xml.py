@@ -1,13 +1,12 @@
-"""A demo guest as libvirt reads it. Pure but for `Owner`, which looks into /proc."""
+"""A demo guest as libvirt reads it."""
 
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 from xml.sax.saxutils import escape
 
+from controller.up.owner import Owner
 from controller.up.probe import Accelerator
 
 MIB = 1 << 20
@@ -23,32 +22,6 @@ class Guest:
     disk_mib: int = 0  # 0: no disk
     maximum_mib: int = 512
     current_mib: int = 256  # what the balloon leaves it at the start
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The process a guest belongs to; the start time tells it from a later one of the same id."""
-
-    pid: int
-    started_ticks: int
-
-    @classmethod
-    def this_process(cls) -> Self:
-        pid = os.getpid()
-        started = _started_ticks(pid)
-        assert started is not None, "this process runs"
-        return cls(pid, started)
-
-    def is_alive(self) -> bool:
-        return _started_ticks(self.pid) == self.started_ticks
-
-    def __str__(self) -> str:
-        return f"process {self.pid} started at tick {self.started_ticks}"
-
-
-def owner_of(description: str) -> Owner | None:
-    found = re.search(r"process (\d+) started at tick (\d+)", description)
-    return Owner(int(found.group(1)), int(found.group(2))) if found else None
 
 
 def domain_xml(
@@ -112,12 +85,3 @@ def _disk(path: Path | None, *, direct: bool) -> str:
 
 def _text(path: Path) -> str:
     return escape(str(path), {"'": "&apos;"})
-
-
-def _started_ticks(pid: int) -> int | None:
-    """Field 22 of /proc/PID/stat (clock ticks since boot); None where there is no such process."""
-    try:
-        line = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return int(line.rpartition(")")[2].split()[19])

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from controller.up.guest_xml import MIB, Guest, Owner, domain_xml, owner_of
+from controller.up.guest_xml import MIB, Guest, domain_xml
 from controller.up.image import GuestImage, Say
 from controller.up.libvirtd import connect, guarded, require_libvirt
+from controller.up.owner import Owner, owner_of
 from controller.up.probe import Accelerator
 from shared.errors import GuestsUnavailable, HypervisorError, HypervisorTimeout, VmGone
 

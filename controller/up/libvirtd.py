@@ -11,6 +11,7 @@ import os
 import pwd
 import queue
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -21,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from controller.up.owner import Owner, owner_of
 from shared.errors import GuestsUnavailable, HypervisorError, HypervisorTimeout
 
 T = TypeVar("T")
@@ -29,6 +31,9 @@ OPEN_DEADLINE_S = 10.0
 START_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 10.0
 INSTALL_HINT = "apt install libvirt-daemon-system qemu-system-x86"
+
+DAEMONS = ("virtlogd", "libvirtd", "virtqemud")
+OWNER_VARIABLE = "HRAPAQ_UP_OWNER"  # in the environment of the daemons that we start
 
 # The user that Debian's and Ubuntu's system libvirt runs QEMU as.
 QEMU_USER = "libvirt-qemu"
@@ -73,17 +78,16 @@ class Libvirt:
         self._state_dir.mkdir(parents=True, exist_ok=True)
         if self.is_root:
             self._share_kvm_with_guests()
-        if answers(self.uri):
-            self._say(f"libvirt answers at {self.uri}: using it")
-            if not _accepts(self._socket("virtlogd-sock")) and self.is_root:
-                self._start_daemon("virtlogd")
-            return self.uri
-        main = Path(_first_program("libvirtd", "virtqemud")).name
-        _first_program("virtlogd")
-        self._start_daemon("virtlogd")
-        self._start_daemon(main)
+        self._end_orphans()
+        theirs = answers(self.uri)
+        names = ["virtlogd"] if theirs else ["virtlogd", _first_program("libvirtd", "virtqemud")]
+        for path in names:
+            # A virtlogd without a libvirt, or a libvirt without its virtlogd, is completed.
+            if path != "virtlogd" or not _accepts(self._socket("virtlogd-sock")):
+                self._start_daemon(Path(path).name)
         self._wait_until_it_answers()
-        self._say(f"libvirt answers at {self.uri}: started by us, stopped with us")
+        whose = "the machine's own" if theirs else "started by us, stopped with us"
+        self._say(f"libvirt answers at {self.uri}: {whose}")
         return self.uri
 
     def revive(self) -> list[str]:
@@ -121,10 +125,32 @@ class Libvirt:
     def _start_daemon(self, name: str) -> None:
         command = [_first_program("setpriv"), "--pdeathsig", "TERM", _first_program(name)]
         with self._log(name).open("ab") as log:
-            # A session of its own: Ctrl-C in the terminal must not end it before its guests.
             self._ours[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, OWNER_VARIABLE: str(Owner.this_process())},
+                # Ctrl-C in the terminal must not end it before its guests.
+                start_new_session=True,
             )
+
+    def _end_orphans(self) -> None:
+        """Waits for the daemons of a killed run, which end its guests first, and helps them end.
+
+        One of them may still answer: what were started there would end with it.
+        """
+        orphans = _orphans()
+        if orphans:
+            self._say("waiting for the libvirt of an earlier, killed run to end")
+        for pid in orphans:
+            _send(pid, signal.SIGTERM)
+        until = time.monotonic() + START_DEADLINE_S
+        while orphans and (orphans := _orphans()):
+            if time.monotonic() > until:
+                for pid in orphans:
+                    _send(pid, signal.SIGKILL)
+            time.sleep(0.05)
 
     def _wait_until_it_answers(self) -> None:
         until = time.monotonic() + START_DEADLINE_S
@@ -240,6 +266,27 @@ def _first_program(*names: str) -> str:
         if path is not None:
             return path
     raise GuestsUnavailable(f"{' or '.join(names)} is not installed: {INSTALL_HINT}")
+
+
+def _orphans() -> list[int]:
+    """Our daemons whose owner is dead, by process id."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
+            command = (entry / "comm").read_text().strip()
+        except OSError:  # it has ended, or is another user's
+            continue
+        named = next((line for line in variables if line.startswith(OWNER_VARIABLE)), "")
+        owner = owner_of(named)
+        if command in DAEMONS and owner is not None and not owner.is_alive():
+            found.append(int(entry.name))
+    return found
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _machine_cgroups() -> set[Path]:

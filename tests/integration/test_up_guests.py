@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from controller.up.guest_xml import MIB, Guest, Owner, domain_xml
+from controller.up.guest_xml import MIB, Guest, domain_xml
 from controller.up.guests import (
     NAME_PREFIX,
     DemoGuests,
@@ -22,6 +22,7 @@ from controller.up.guests import (
 )
 from controller.up.image import GuestImage, Places, default_cache, prepare_image
 from controller.up.libvirtd import Libvirt, connect, guarded, require_libvirt
+from controller.up.owner import Owner
 from controller.up.probe import require_qemu
 from shared.errors import GuestsUnavailable, HypervisorError, HypervisorTimeout
 

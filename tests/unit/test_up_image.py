@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.up.guest_xml import Guest, Owner, command_line, domain_xml, owner_of
+from controller.up.guest_xml import Guest, command_line, domain_xml
 from controller.up.guests import DIRECTORY_PREFIX, _sweep, make_directory
 from controller.up.image import INIT_SCRIPT, GuestImage, Places, default_cache, prepare_image
 from controller.up.initramfs import Module, modules_in_order, pack
+from controller.up.owner import Owner, owner_of
 from controller.up.probe import _unusable, boot_with_kvm
 from shared.errors import GuestsUnavailable
 
