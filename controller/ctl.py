@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from controller.ctl_admin import COMMANDS
+from controller import ctl_admin, ctl_record
 from shared.errors import HrapaqError
 
 # What to install when a library is missing: top-level module -> extra of this package.
@@ -89,10 +89,9 @@ def cli(ctx: click.Context, controller: str | None) -> None:
 @click.option(
     "--memory-pool",
     type=click.IntRange(256, 1 << 20),
-    default=1216,
     metavar="MIB",
-    help="What the demo guests may have together; fewer than all their maxima, so that memory "
-    "must move between them.",
+    help="What the demo guests may have together. Default: what they start with, which is less "
+    "than all their maxima, so that memory must move between them.",
 )
 def up(
     *,
@@ -101,7 +100,7 @@ def up(
     guests: str,
     cycle: int,
     state_dir: Path | None,
-    memory_pool: int,
+    memory_pool: int | None,
 ) -> None:
     """Runs everything on this machine: bus, controller, agent and four demo guests."""
     from controller.up.run import UpOptions, run_up
@@ -121,5 +120,5 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "hrapaq", "_HRAPAQ_COMPLETE").source())
 
 
-for _command in COMMANDS:
+for _command in (*ctl_admin.COMMANDS, *ctl_record.COMMANDS):
     cli.add_command(_command)

@@ -85,6 +85,13 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
+def port_is_free(port: int) -> bool:
+    """Whether nobody accepts connections at this loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
 async def healthy(monitor_port: int) -> bool:
     """Whether /healthz of the monitoring port says ok."""
     reply = await http_get(monitor_port, "/healthz")

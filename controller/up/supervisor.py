@@ -177,9 +177,14 @@ async def _spawn(spec: ChildSpec) -> asyncio.subprocess.Process:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, **spec.environment},
+            env={**_inherited(), **spec.environment},
             start_new_session=True,
         )
+
+
+def _inherited() -> dict[str, str]:
+    """Our environment without HRAPAQ_*: children take their settings from their files alone."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("HRAPAQ_")}
 
 
 async def _until_ready(child: _Child) -> None:

@@ -43,9 +43,16 @@ class View:
     plan: pb.PlanReply | None = None  # the last that had steps
     parts: list[PartHealth] = field(default_factory=list)
     notes: deque[str] = field(default_factory=lambda: deque(maxlen=NOTES_MAX))  # newest last
-    actual_bytes: dict[str, int] = field(default_factory=dict)  # by VM, our own look
+    noted: int = 0  # notes in all, also those that `notes` has dropped
+    actual_bytes: dict[str, int] = field(default_factory=dict)  # by VM id, our own look
+    guest_names: dict[str, str] = field(default_factory=dict)  # of the demo guests, by VM id
     moved_bytes: int = 0
     controller_silent: str = ""  # why the figures above are old; empty: they are fresh
 
     def note(self, text: str) -> None:
+        """One line of the record, with its time."""
         self.notes.append(text)
+        self.noted += 1
+
+    def actual_by_name(self) -> dict[str, int]:
+        return {self.guest_names.get(vm, vm): size for vm, size in self.actual_bytes.items()}

@@ -1,0 +1,89 @@
+"""This machine around a run: its state directory, control groups, and what a run may leave."""
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from shared.errors import ConfigError
+
+RUNS_KEPT = 8  # newest directories of earlier runs
+OURS = "hrapaq"  # part of the names of our guests, and so of their control groups
+CGROUP_DEPTH_MAX = 5
+
+
+def default_state_root(environment: Mapping[str, str], user_id: int) -> Path:
+    """/var/lib/hrapaq for root, else below XDG_STATE_HOME or ~/.local/state."""
+    if user_id == 0:
+        return Path("/var/lib/hrapaq")
+    state = environment.get("XDG_STATE_HOME")
+    root = Path(state) if state else Path(environment.get("HOME", "/")) / ".local/state"
+    return root / "hrapaq"
+
+
+def make_state_directory(asked_for: Path | None) -> Path:
+    """The directory of this run, made; older ones beyond the newest eight are removed."""
+    try:
+        if asked_for is not None:
+            asked_for.mkdir(parents=True, exist_ok=True)
+            return asked_for.resolve()
+        root = default_state_root(os.environ, os.getuid())
+        root.mkdir(parents=True, exist_ok=True)
+        for old in sorted(root.glob("run-*"))[: -RUNS_KEPT or None]:
+            shutil.rmtree(old, ignore_errors=True)
+        made = root / f"run-{time.strftime('%Y%m%d-%H%M%S')}"
+        made.mkdir(exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename}: {error.strerror}; name another place with --state-dir"
+        ) from error
+    return made
+
+
+def cgroup_version(root: Path = Path("/sys/fs/cgroup")) -> str:
+    """v2, v1, hybrid (v1 controllers beside a v2 tree) or none."""
+    if (root / "cgroup.controllers").exists():
+        return "v2"
+    if (root / "memory").is_dir() or (root / "cpu").is_dir():
+        return "hybrid" if (root / "unified").is_dir() else "v1"
+    return "none"
+
+
+def our_cgroups(root: Path = Path("/sys/fs/cgroup")) -> list[Path]:
+    """Control groups of our guests, the deepest first, so that they can be removed in order."""
+    found = []
+    for directory, below, _ in os.walk(root):
+        path = Path(directory)
+        if len(path.relative_to(root).parts) >= CGROUP_DEPTH_MAX:
+            below.clear()
+        if any(f"{OURS}-demo" in part.replace("\\x2d", "-") for part in path.parts):
+            found.append(path)
+    return sorted(found, key=lambda path: len(path.parts), reverse=True)
+
+
+def remove_cgroups(groups: Iterable[Path]) -> list[Path]:
+    """Removes those that are empty; returns what could not be removed."""
+    stuck = []
+    for group in groups:
+        try:
+            group.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            stuck.append(group)
+    return stuck
+
+
+def processes_with(words: Iterable[str]) -> list[tuple[int, str]]:
+    """Processes other than ours whose command line holds one of the words: (pid, command)."""
+    looked_for = [word.encode() for word in words]
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        pid = int(entry.parent.name)
+        with contextlib.suppress(OSError):
+            line = entry.read_bytes()
+            if pid != os.getpid() and any(word in line for word in looked_for):
+                found.append((pid, line.replace(b"\0", b" ").decode(errors="replace")[:120]))
+    return found
