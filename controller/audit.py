@@ -63,7 +63,7 @@ class AuditTrail:
         self._turn = asyncio.Lock()
         self._opened = False
 
-    async def open(self, max_bytes: int = 4096 * MIB) -> None:
+    async def open(self, max_bytes: int = 512 * MIB) -> None:
         """Makes the stream where it is not there, and finds the record to go on from.
 
         AuditError when the bus is not there or refuses: try again later, dispatch nothing.

@@ -189,10 +189,10 @@ class ControllerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Seconds after which the history of a VM that is gone is dropped; default two hours."""
     replay_window_s: Seconds = 7200.0
     """Seconds of telemetry kept on the bus for a controller that restarts; default two hours."""
-    telemetry_stream_mib_max: Count = 1024
-    """MiB that this telemetry may take on the server's disk; default 1024."""
-    audit_stream_mib_max: Count = 4096
-    """MiB of audit on the server's disk; default 4096. When full, the oldest records go first."""
+    telemetry_stream_mib_max: Count = 256
+    """MiB that this telemetry may take on the server's disk; default 256, the oldest go first."""
+    audit_stream_mib_max: Count = 512
+    """MiB of audit likewise; default 512. The server must allow both together (max_file_store)."""
 
     policy: PolicySettings = PolicySettings()
     """How much things matter."""

@@ -8,7 +8,7 @@ a tree's are the same whether it was decided alone or among others.
 import hashlib
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -83,18 +83,16 @@ def tree(snapshot: Snapshot, forecast: Forecast, root: int) -> tuple[Snapshot, F
     place[chosen] = np.arange(len(chosen))
     cut = {name: value[chosen] for name, value in _arrays(snapshot).items()}
     cut["parent"] = np.where(cut["parent"] < 0, -1, place[cut["parent"]])
-    few = Snapshot(
-        taken_at_unix_ns=snapshot.taken_at_unix_ns,
-        epoch=snapshot.epoch,
-        cycle=snapshot.cycle,
+    few = replace(
+        snapshot,
         ids=tuple(snapshot.ids[i] for i in chosen),
         names=tuple(snapshot.names[i] for i in chosen),
         **cut,
     )
-    rows = {name: value[chosen] for name, value in _arrays(forecast).items()}
-    rows["probability"] = forecast.probability  # not per machine
-    said = (forecast.made_at_unix_ns, forecast.horizon_ns, forecast.method)
-    return few, Forecast(*said, **rows)
+    per_machine = _arrays(forecast)
+    del per_machine["probability"]
+    rows = {name: value[chosen] for name, value in per_machine.items()}
+    return few, replace(forecast, **rows)
 
 
 def members(snapshot: Snapshot, root: int) -> Ints:
