@@ -17,9 +17,11 @@ def remove_old_cgroups() -> None:
     remove_cgroups(our_cgroups())
 
 
-async def ends_left(marks: Sequence[str], ports: Sequence[int]) -> list[str]:
+async def ends_left(
+    marks: Sequence[str], ports: Sequence[int], within_s: float = GONE_WITHIN_S
+) -> list[str]:
     """In words, each process that bears one of the marks, each open port, each control group."""
-    deadline = time.monotonic() + GONE_WITHIN_S
+    deadline = time.monotonic() + within_s
     while True:
         left = _look(marks, ports)
         if not left or time.monotonic() > deadline:

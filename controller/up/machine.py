@@ -23,13 +23,15 @@ def default_state_root(environment: Mapping[str, str], user_id: int) -> Path:
     return root / "hrapaq"
 
 
-def make_state_directory(asked_for: Path | None) -> Path:
-    """The directory of this run, made; older ones beyond the newest eight are removed."""
+def make_state_directory(asked_for: Path | None, root: Path) -> Path:
+    """The directory of this run, made; below `root` older ones than the newest eight are removed.
+
+    ConfigError where it cannot be made.
+    """
     try:
         if asked_for is not None:
             asked_for.mkdir(parents=True, exist_ok=True)
             return asked_for.resolve()
-        root = default_state_root(os.environ, os.getuid())
         root.mkdir(parents=True, exist_ok=True)
         for old in sorted(root.glob("run-*"))[: -RUNS_KEPT or None]:
             shutil.rmtree(old, ignore_errors=True)

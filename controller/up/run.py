@@ -24,7 +24,7 @@ from controller.up.configs import (
 from controller.up.display import display
 from controller.up.hypervisor import Hypervisor
 from controller.up.leftovers import ends_left, remove_old_cgroups
-from controller.up.machine import cgroup_version, make_state_directory
+from controller.up.machine import cgroup_version, default_state_root, make_state_directory
 from controller.up.measure import Measurement
 from controller.up.nats import EmbeddedNats, free_ports, http_get, port_is_free
 from controller.up.parts import Parts
@@ -59,7 +59,8 @@ def run_up(options: UpOptions) -> int:
             f"`hrapaq up` runs already, as process {other.pid}, files in {other.state_directory}: "
             "stop that one first"
         )
-    return asyncio.run(_run(options, make_state_directory(options.state_directory)))
+    root = default_state_root(os.environ, os.getuid())
+    return asyncio.run(_run(options, make_state_directory(options.state_directory, root)))
 
 
 async def _run(options: UpOptions, state_directory: Path) -> int:
