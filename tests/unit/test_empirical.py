@@ -1,0 +1,175 @@
+"""The empirical forecaster: shape, honesty about what it does not know, and its measured skill."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from controller.core.state import MISSING
+from controller.forecast.empirical import PROBABILITY, EmpiricalForecaster
+from controller.forecast.protocol import History
+from controller.forecast.skill import OUTCOMES_MIN, SkillBook, update
+
+MINUTE_NS = 60_000_000_000
+HORIZON_NS = 10 * MINUTE_NS
+MEDIAN = int(PROBABILITY.searchsorted(0.5))
+P95 = int(PROBABILITY.searchsorted(0.95))
+
+
+def history(values, limit=MISSING, peak=None, at=0):
+    """One machine whose three resources did the same; or (n, 3, w) as given."""
+    mean = np.asarray(values, dtype=np.float64)
+    if mean.ndim == 1:
+        mean = np.tile(mean, (1, 3, 1))
+    return History(
+        made_at_unix_ns=at,
+        step_ns=MINUTE_NS,
+        mean=mean,
+        peak=mean if peak is None else peak,
+        limit=np.full(mean.shape[:2], limit, dtype=np.int64),
+        age_ns=np.zeros(mean.shape[0], dtype=np.int64),
+    )
+
+
+def predict(*said, **more):
+    return EmpiricalForecaster().predict(history(*said, **more), HORIZON_NS)
+
+
+def test_levels_are_those_of_the_protocol():
+    assert len(PROBABILITY) == 33
+    assert (PROBABILITY[0], PROBABILITY[-1]) == (0, 1)
+    assert (np.diff(PROBABILITY) > 0).all()
+    assert np.sum(PROBABILITY >= 0.9) > np.sum(PROBABILITY <= 0.1)  # denser above
+
+
+def test_where_nothing_was_seen_nothing_is_said():
+    seen = np.full((2, 3, 30), np.nan)
+    seen[1, 0] = 5.0
+    forecast = predict(seen)
+    assert np.isnan(forecast.quantile[0]).all()
+    assert np.isnan(forecast.quantile[1, 1:]).all()
+    assert np.isfinite(forecast.quantile[1, 0]).all()
+    assert forecast.age_ns.tolist() == [MISSING, 0]
+    assert forecast.samples.tolist() == [[0, 0, 0], [30, 0, 0]]
+    assert np.isnan(forecast.skill).all()
+    assert forecast.method == "empirical"
+
+
+def test_quantiles_are_those_of_the_peaks_over_the_horizon():
+    """With a narrow long history the widening is small: against an independent computation."""
+    rng = np.random.default_rng(7)
+    values = rng.uniform(100, 200, 5000)
+    blocks = [values[i : i + 10].max() for i in range(len(values) - 9)]
+    values[-10:] = 150  # nothing newer than usual, no rise
+    forecast = EmpiricalForecaster(spread_wider=0, level_wider=0).predict(
+        history(values), HORIZON_NS
+    )
+    expected = np.quantile(blocks, PROBABILITY)
+    np.testing.assert_allclose(forecast.quantile[0, 0, 1:], expected[1:], rtol=0.01)
+
+
+def test_little_history_means_wide_and_more_means_narrower():
+    rng = np.random.default_rng(3)
+    widths = []
+    for steps in (1, 4, 20, 100):
+        values = np.full(120, np.nan)
+        values[-steps:] = rng.uniform(95, 105, steps)
+        quantile = predict(values).quantile[0, 0]
+        widths.append((quantile[-1] - quantile[0]) / quantile[MEDIAN])
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] > 1.0  # a single sample says little
+
+
+def test_a_new_level_is_believed_at_once_and_a_rise_goes_on():
+    stepped = [100.0] * 60 + [400.0]
+    assert predict(stepped).quantile[0, 0, MEDIAN] >= 400
+    rising = [100.0] * 50 + [110.0, 120.0, 130.0, 140.0, 150.0, 160.0]
+    assert predict(rising).quantile[0, 0, P95] >= 160 + 10 * 5 - 1e-9
+    falling = rising[::-1]
+    assert predict(falling).quantile[0, 0, MEDIAN] < 175
+
+
+def test_demand_that_touches_its_limit_is_more_than_was_seen():
+    calm = predict([80.0] * 60, limit=1000).quantile[0, 0]
+    cut = predict([80.0] * 60, limit=85).quantile[0, 0]
+    assert cut[P95] == pytest.approx(1.5 * calm[P95])
+    assert cut[MEDIAN] == pytest.approx(calm[MEDIAN])
+    peaks = np.full((1, 3, 60), 80.0)
+    peaks[..., -3] = 990
+    touched = predict([80.0] * 60, limit=1000, peak=peaks).quantile[0, 0]
+    assert touched[P95] == pytest.approx(1.5 * calm[P95])
+    unlimited = predict([80.0] * 60, limit=MISSING).quantile[0, 0]
+    assert unlimited[P95] == pytest.approx(calm[P95])
+
+
+values = st.floats(0, 1e12) | st.just(np.nan)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    arrays(
+        np.float64, st.tuples(st.integers(0, 3), st.just(3), st.integers(1, 30)), elements=values
+    ),
+    st.integers(1, 40),
+)
+def test_any_history_gives_ascending_quantiles_or_none(mean, horizon):
+    forecast = EmpiricalForecaster().predict(history(mean), horizon * MINUTE_NS)
+    seen = np.isfinite(mean).any(axis=-1)
+    assert forecast.quantile.shape == (*mean.shape[:2], len(PROBABILITY))
+    assert np.isfinite(forecast.quantile[seen]).all()
+    assert np.isnan(forecast.quantile[~seen]).all()
+    assert (np.diff(forecast.quantile[seen], axis=-1) >= 0).all()
+    assert (forecast.quantile[seen] >= 0).all()
+
+
+def test_rows_do_not_depend_on_each_other_nor_on_how_many_there_are():
+    rng = np.random.default_rng(1)
+    mean = rng.uniform(0, 100, (9000, 3, 20))
+    whole = EmpiricalForecaster().predict(history(mean), HORIZON_NS).quantile
+    part = EmpiricalForecaster().predict(history(mean[8500:8503]), HORIZON_NS).quantile
+    np.testing.assert_array_equal(whole[8500:8503], part)
+
+
+# ---- skill ----
+
+
+def run_book(series, minutes, scale=1.0):
+    """Forecasts of one machine every minute over `series`, learned as outcomes arrive."""
+    book = SkillBook()
+    for now in range(60, 60 + minutes):
+        past = history(series[now - 60 : now], at=now * MINUTE_NS)
+        forecast = EmpiricalForecaster().predict(past, HORIZON_NS)
+        object.__setattr__(forecast, "quantile", forecast.quantile * scale)
+        book = update(book, ("vm",), past, forecast)
+    return book
+
+
+def bursts(length):
+    """Calm with a burst every seventh minute: persistence misses most of them."""
+    rng = np.random.default_rng(5)
+    return np.where(np.arange(length) % 7 == 0, 500.0, 100.0) + rng.uniform(0, 5, length)
+
+
+def test_skill_is_not_known_before_enough_outcomes_came():
+    before = run_book(bursts(200), 10 + OUTCOMES_MIN - 1)
+    assert np.isnan(before.skill(("vm",))).all()
+    after = run_book(bursts(200), 10 + OUTCOMES_MIN)
+    assert np.isfinite(after.skill(("vm",))).all()
+
+
+def test_skill_tells_a_good_forecast_from_a_bad_one():
+    good = run_book(bursts(200), 90).skill(("vm",))[0, 0]
+    bad = run_book(bursts(200), 90, scale=30.0).skill(("vm",))[0, 0]
+    assert good > 0.5
+    assert bad < 0
+
+
+def test_skill_of_a_machine_follows_its_id_and_the_rest_is_unknown():
+    book = run_book(bursts(200), 60)
+    found = book.skill(("new", "vm"))
+    assert np.isnan(found[0]).all()
+    assert np.isfinite(found[1]).all()
+    past = history(np.full((1, 3, 60), 5.0), at=200 * MINUTE_NS)
+    other = update(book, ("new",), past, EmpiricalForecaster().predict(past, HORIZON_NS))
+    assert np.isnan(other.skill(("vm",))).all()
