@@ -14,7 +14,7 @@ run:  ## Sets up and runs the whole loop: `hrapaq up`. ARGS="--minutes 3 --json 
 
 .PHONY: test
 test: setup  ## Sets up and runs all tests. ARGS="-k name" go to pytest.
-	@$(PYTHON_HERE) -m pytest $(ARGS)
+	@env -u HRAPAQ_TORCH -u HRAPAQ_SYSTEM $(PYTHON_HERE) -m pytest $(ARGS)
 
 .PHONY: bench
 bench: setup  ## Prints tables of speed and size of this machine; asserts nothing.
