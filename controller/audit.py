@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from controller.core.chain import BEGINNING, KINDS, AuditLog, AuditRecord, check, hash_of
+from controller.core.chain import BEGINNING, KINDS, AuditLog, AuditRecord, check, hash_of, in_parts
 from controller.core.record import digests, pack_inputs, tree
 from controller.core.state import Decision, Forecast, Policy, Snapshot, VerifiedPlan
 from shared.bus import Bus
@@ -26,7 +26,7 @@ from shared.resources import MIB
 from shared.subjects import AUDIT_ALL, AUDIT_STREAM, audit_subject
 
 MAGIC = b"HRAPAQ-AUDIT-1\n"
-PART_BYTES = 192 * 1024  # of a decision per record: servers are often set to 256 KiB a message
+PART_BYTES = 192 * 1024  # per record: servers are often set to 256 KiB a message
 _LENGTH = struct.Struct(">I")
 _LOOK_BACK_S = (600, 86_400, None)  # for the newest record: usually minutes ago, else anywhere
 
@@ -66,35 +66,35 @@ class AuditTrail:
     async def open(self, max_bytes: int = 512 * MIB) -> None:
         """Makes the stream where it is not there, and finds the record to go on from.
 
-        AuditError when the bus is not there or refuses: try again later, dispatch nothing.
+        AuditError when the bus is not there or refuses: try again later, dispatch nothing. A
+        trail that has written goes on from its own last record, whoever wrote meanwhile.
         """
         try:
             await self._bus.ensure_stream(
                 AUDIT_STREAM, [AUDIT_ALL], max_age_s=0, max_bytes=max_bytes, append_only=True
             )
-            newest = await self._newest()
+            fresh = self._next_index == 0 and self._unsure is None
+            newest = await self._newest() if fresh else None
         except BusError as error:
             raise AuditError(f"the audit stream cannot be opened: {error}") from error
-        self._previous = BEGINNING if newest is None else hash_of(newest)
+        if newest is not None:
+            self._previous = hash_of(newest)
         self._opened = True
 
     async def record(self, kind: str, cycle: int, body: Mapping[str, Any]) -> Written:
-        """One record of `kind`, acknowledged; AuditError when nobody says that it is stored."""
+        """One record of `kind`, acknowledged; AuditError when nobody says that it is stored.
+
+        A body of more than PART_BYTES takes several records, which `chain.joined` puts together;
+        the last one's place is returned.
+        """
         assert self._opened, "open the trail first"
         assert kind in KINDS, kind
         async with self._turn:
             if self._unsure is not None:
                 await self._send(self._unsure)
-            record = AuditRecord(
-                kind=kind,
-                epoch=self._epoch,
-                index=self._next_index,
-                cycle=cycle,
-                at_unix_ns=self._clock.unix_ns(),
-                previous=self._previous,
-                body=dict(body),
-            )
-            return await self._send(record)
+            for part in in_parts(body, PART_BYTES):
+                written = await self._send(self._next(kind, cycle, part))
+        return written
 
     async def intent(self, verified: VerifiedPlan) -> AuditedPlan:
         """What is about to be sent; only with this may it be (I10)."""
@@ -111,20 +111,25 @@ class AuditTrail:
     ) -> None:
         """All that one tree's decision was made of, and digests of what came of it.
 
-        Large trees take several records, numbered `part` of `parts`.
+        Written as one record, of a large tree as several.
         """
-        data = pack_inputs(*tree(snapshot, forecast, root), policy)
-        chunks = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
-        said = digests(decision, snapshot, root)
-        for part, chunk in enumerate(chunks):
-            body = {
-                "root": snapshot.ids[root],
-                "digests": said,
-                "part": part,
-                "parts": len(chunks),
-                "inputs": chunk,
-            }
-            await self.record("decision", snapshot.cycle, body)
+        body = {
+            "root": snapshot.ids[root],
+            "digests": digests(decision, snapshot, root),
+            "inputs": pack_inputs(*tree(snapshot, forecast, root), policy),
+        }
+        await self.record("decision", snapshot.cycle, body)
+
+    def _next(self, kind: str, cycle: int, body: dict[str, Any]) -> AuditRecord:
+        return AuditRecord(
+            kind=kind,
+            epoch=self._epoch,
+            index=self._next_index,
+            cycle=cycle,
+            at_unix_ns=self._clock.unix_ns(),
+            previous=self._previous,
+            body=body,
+        )
 
     async def _send(self, record: AuditRecord) -> Written:
         packed = record.pack()

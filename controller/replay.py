@@ -4,11 +4,11 @@ A difference means that the code decides otherwise than the one that wrote the r
 the record was changed; both are worth knowing.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from controller.core.chain import AuditLog, AuditRecord
+from controller.core.chain import AuditLog, AuditRecord, joined
 from controller.core.cycle import decide
 from controller.core.record import digests, unpack_inputs
 from shared.errors import AuditError, WireError
@@ -37,53 +37,31 @@ class ReplayReport:
 
 def replay(log: AuditLog, source: str = "the audit log") -> ReplayReport:
     """Every recorded decision again; AuditError when there is none in the log."""
-    found = tuple(_decisions(log.records))
+    found = tuple(each for each in joined(log.records) if each.kind == "decision")
     if not found:
         damaged = f" ({len(log.damage)} damages: {log.damage[0]})" if log.damage else ""
         raise AuditError(
             f"nothing to replay in {source}: {len(log.records)} records, no decision{damaged}"
         )
-    differences = [each for parts in found if (each := _difference(parts)) is not None]
+    differences = [each for record in found if (each := _difference(record)) is not None]
     return ReplayReport(len(found), tuple(differences), log.damage)
 
 
-def _decisions(records: Iterable[AuditRecord]) -> Iterator[tuple[AuditRecord, ...]]:
-    """The records of each decision. A large one takes several; others may stand between them.
-
-    At the beginning of a log that was cut the first parts of one may be gone: it is left out.
-    """
-    open_parts: dict[tuple[Any, ...], list[AuditRecord]] = {}
-    for record in records:
-        if record.kind != "decision":
-            continue
-        key = (record.epoch, record.cycle, record.body.get("root"))
-        if record.body.get("part") == 0:
-            open_parts[key] = []
-        elif key not in open_parts:
-            continue
-        open_parts[key].append(record)
-        if len(open_parts[key]) == record.body.get("parts"):
-            yield tuple(open_parts.pop(key))
-    yield from (tuple(parts) for parts in open_parts.values())  # they never became whole
-
-
-def _difference(parts: tuple[AuditRecord, ...]) -> Difference | None:
-    first = parts[0]
-    root = str(first.body.get("root"))
+def _difference(record: AuditRecord) -> Difference | None:
     try:
-        what = tuple(_compare(parts))
-    except (WireError, KeyError, TypeError) as error:
-        what = (f"cannot be recomputed: {error}",)
-    return Difference(first.epoch, first.cycle, root, what) if what else None
+        what = tuple(_compare(record.body))
+    except (WireError, KeyError, TypeError, AttributeError) as error:
+        what = (f"cannot be recomputed: {error!r}",)
+    root = str(record.body.get("root", "unknown"))
+    return Difference(record.epoch, record.cycle, root, what) if what else None
 
 
-def _compare(parts: tuple[AuditRecord, ...]) -> Iterator[str]:
+def _compare(body: Mapping[str, Any]) -> Iterator[str]:
     """Names of the parts of the outcome that differ."""
-    body = parts[0].body
-    if len(parts) != body["parts"]:
-        yield f"cannot be recomputed: {len(parts)} of its {body['parts']} records are there"
+    if "inputs" not in body:
+        yield f"cannot be recomputed: part {body.get('part')} of {body.get('parts')} stands alone"
         return
-    snapshot, forecast, policy = unpack_inputs(b"".join(part.body["inputs"] for part in parts))
+    snapshot, forecast, policy = unpack_inputs(body["inputs"])
     now = digests(decide(snapshot, forecast, policy), snapshot, 0)
     recorded = body["digests"]
     for name in sorted(now.keys() | recorded.keys()):

@@ -7,8 +7,8 @@ can be taken out, put in or changed without a gap that shows.
 """
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import msgspec
@@ -72,6 +72,48 @@ def check(packed: Iterable[bytes]) -> AuditLog:
     for number, each in enumerate(packed, start=1):
         checker.take(number, each)
     return AuditLog(tuple(checker.records), tuple(checker.damage), checker.beginning)
+
+
+def in_parts(body: Mapping[str, Any], part_bytes: int) -> list[dict[str, Any]]:
+    """`body` as it is, or where it is too large for one record, cut: what `joined` undoes."""
+    packed = pack_record(body)
+    if len(packed) <= part_bytes:
+        return [dict(body)]
+    chunks = [packed[at : at + part_bytes] for at in range(0, len(packed), part_bytes)]
+    return [
+        {"part": number, "parts": len(chunks), "bytes": chunk}
+        for number, chunk in enumerate(chunks)
+    ]
+
+
+def joined(records: Iterable[AuditRecord]) -> Iterator[AuditRecord]:
+    """Records with their bodies whole; the parts of a cut one stand behind each other.
+
+    Parts that make no body, some missing or changed, come as they are.
+    """
+    held: list[AuditRecord] = []
+    for record in records:
+        cut = record.body.keys() == {"part", "parts", "bytes"}
+        if not cut or record.body["part"] != len(held):
+            yield from held
+            held = []
+        if not cut or record.body["part"] != len(held):
+            yield record
+            continue
+        held.append(record)
+        if len(held) == record.body["parts"]:
+            yield from _whole(held)
+            held = []
+    yield from held
+
+
+def _whole(parts: list[AuditRecord]) -> list[AuditRecord]:
+    """The last part's record with the body of all."""
+    try:
+        packed = b"".join(part.body["bytes"] for part in parts)
+        return [replace(parts[-1], body=unpack_record(packed, max_bytes=len(packed)))]
+    except (WireError, TypeError):
+        return parts
 
 
 class _Fields(Struct, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from controller.audit import PART_BYTES, AuditTrail, read_audit, to_export
-from controller.core.chain import AuditRecord, check
+from controller.core.chain import AuditRecord, check, in_parts, joined
 from controller.core.cycle import decide
 from controller.replay import replay
 from controller.testing import SMALL_POLICY, make_forecast, make_snapshot, random_fleet
@@ -46,22 +46,35 @@ def test_decisions_come_out_the_same():
 
 def test_a_decision_over_several_records_is_put_together():
     packed = recorded(1, vms=9, nested=9)
-    big = AuditRecord("decision", 3, 0, 0, 1, bytes(32), {})
-    records = check(packed).records
-    body = records[0].body
-    middle = len(body["inputs"]) // 2
-    halves = [body["inputs"][:middle], body["inputs"][middle:]]
-    parts = [
-        replace(big, index=i, body={**body, "part": i, "parts": 2, "inputs": half})
-        for i, half in enumerate(halves)
-    ]
-    log = replace(check([]), records=tuple(parts))
-    assert replay(log).agrees
-    cut = replace(log, records=tuple(parts[:1]))
-    assert replay(cut).differences[0].what == (
-        "cannot be recomputed: 1 of its 2 records are there",
-    )
     assert all(len(each) < PART_BYTES + 8192 for each in packed)
+    one = check(packed).records[0]
+    parts = in_parts(one.body, 1000)
+    assert len(parts) > 10
+    cut = tuple(replace(one, index=i, body=part) for i, part in enumerate(parts))
+    assert [each.body for each in joined((one, *cut, one))] == [one.body] * 3
+    log = replace(check([]), records=cut)
+    assert replay(log).agrees
+    headless = replay(replace(log, records=cut[1:]))
+    assert headless.differences[0].what[0].endswith(f"part 1 of {len(parts)} stands alone")
+    assert not headless.agrees
+
+
+def test_a_large_intent_or_effect_is_cut_and_whole_again():
+    async def scenario():
+        bus = FakeBus()
+        await bus.connect()
+        trail = AuditTrail(bus, FakeClock(), epoch=1)
+        await trail.open()
+        body = {"steps": [{"index": i, "why": "x" * 100} for i in range(5000)]}
+        await trail.record("intent", 1, body)
+        await trail.record("ack", 1, {"after": True})
+        stored = [each.data for each in bus.streams[AUDIT_STREAM]]
+        assert len(stored) > 3 and max(map(len, stored)) < 256 * 1024
+        log = await read_audit(bus)
+        assert log.damage == ()
+        assert [each.body for each in joined(log.records)] == [body, {"after": True}]
+
+    asyncio.run(scenario())
 
 
 def test_what_was_decided_otherwise_is_named():
