@@ -1,5 +1,9 @@
 """Raw readings to a sample: counters become rates, stale figures become None. Pure.
 
+The guest's memory figures belong to the balloon size at which they were taken: right after the
+balloon moved, `actual - usable` would mix two moments and understate what the guest holds. They
+count again once they are stamped after the last change of size that was seen.
+
 A counter that fell means that the VM was started anew between the two readings: all rates of that
 VM are unknown for one tick, since the counters that did not fall may just have overtaken.
 """
@@ -51,6 +55,31 @@ class RawNode:
     counters: NodeCounters = NodeCounters()
     vms: tuple[VmReading, ...] = ()
     pressures: Mapping[str, VmPressure] = field(default_factory=dict)  # by vm_id
+    resized: Mapping[str, "Resize"] = field(default_factory=dict)  # by vm_id
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """The balloon's size and when it was first seen to be that."""
+
+    actual_bytes: int
+    seen_unix_ns: int
+
+
+def resizes(
+    before: Mapping[str, Resize], vms: tuple[VmReading, ...], unix_ns: int
+) -> dict[str, Resize]:
+    """When each VM's balloon came to its present size; a VM that is new counts as just resized."""
+    found = {}
+    for vm in vms:
+        if vm.memory_actual_bytes is None:
+            continue
+        known = before.get(vm.vm_id)
+        same = known is not None and known.actual_bytes == vm.memory_actual_bytes
+        found[vm.vm_id] = (
+            known if known is not None and same else Resize(vm.memory_actual_bytes, unix_ns)
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +121,7 @@ def to_sample(
             ),
             _stats_age_ns(vm, current.unix_ns),
             stats_age_max_ns,
+            settled=_settled(vm, current.resized.get(vm.vm_id)),
         )
         for vm in current.vms
     )
@@ -140,7 +170,9 @@ class _VmPair:
         return rate(before, now, self.interval_ns)
 
 
-def _vm_sample(pair: _VmPair, stats_age_ns: int | None, stats_age_max_ns: int) -> VmSample:
+def _vm_sample(
+    pair: _VmPair, stats_age_ns: int | None, stats_age_max_ns: int, *, settled: bool
+) -> VmSample:
     now = pair.now
     cpu_maximum = None if now.cpu_count is None else now.cpu_count * 1000
     sample = VmSample(
@@ -155,7 +187,7 @@ def _vm_sample(pair: _VmPair, stats_age_ns: int | None, stats_age_max_ns: int) -
         cpu_maximum_millicores=cpu_maximum,
         io_limit_bytes_per_s=now.io_limit_bytes_per_s,
     )
-    if stats_age_ns is not None and stats_age_ns <= stats_age_max_ns:
+    if settled and stats_age_ns is not None and stats_age_ns <= stats_age_max_ns:
         sample = replace(
             sample,
             memory_used_bytes=_used(now.memory_actual_bytes, now.memory_usable_bytes),
@@ -211,11 +243,18 @@ def _stats_age_ns(vm: VmReading, unix_ns: int) -> int | None:
     return max(0, age_ns) if age_ns >= -_CLOCK_SLACK_NS else None
 
 
+def _settled(vm: VmReading, resize: Resize | None) -> bool:
+    """Whether the guest's figures were stamped at the balloon's present size."""
+    if resize is None or vm.memory_last_update_unix_s is None:
+        return False
+    return vm.memory_last_update_unix_s * SECOND_NS >= resize.seen_unix_ns
+
+
 def _used(actual_bytes: int | None, usable_bytes: int | None) -> int | None:
-    """What the guest cannot give up. Usable may exceed actual while the balloon moves."""
-    if actual_bytes is None or usable_bytes is None:
+    """What the guest cannot give up; more usable than there is contradicts itself: unknown."""
+    if actual_bytes is None or usable_bytes is None or usable_bytes > actual_bytes:
         return None
-    return max(0, actual_bytes - usable_bytes)
+    return actual_bytes - usable_bytes
 
 
 def _smaller(limit: int | None, maximum: int | None) -> int | None:

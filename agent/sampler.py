@@ -13,8 +13,9 @@ from typing import Self
 from agent.admission import Readings
 from agent.hypervisor import Hypervisor, VmReading
 from agent.procfs import parse_pressure, read_counters
-from agent.sample import Allocatable, Rates, RawNode, to_sample
+from agent.sample import Allocatable, Rates, RawNode, Resize, resizes, to_sample
 from agent.settings import AgentSettings
+from agent.vm_cgroups import VmCgroups
 from shared.clock import SECOND_NS, Clock
 from shared.errors import HypervisorError
 from shared.log import RateLimited
@@ -72,6 +73,8 @@ class Sampler:
         self._share = share
         self._stats_age_ns_max = int(STATS_PERIODS_MAX * interval_s * SECOND_NS)
         self._previous: RawNode | None = None
+        self._resized: dict[str, Resize] = {}
+        self._cgroups = VmCgroups(root)
         self._known: dict[str, VmSample] = {}  # as last read without gaps
         self._levers: dict[str, str] = {}
         self._levers_tick_ns: int | None = None
@@ -81,10 +84,8 @@ class Sampler:
     async def sample(self) -> Rates:
         """Rates since the last sample; never fails because of the hypervisor."""
         vms, error = await self._vms()
-        counters = read_counters(self._root)
-        now = RawNode(self._clock.unix_ns(), self._clock.tick_ns(), counters, vms)
-        allocatable = self._share.of(counters.memory_total_bytes, counters.cpu_count)
-        rates = to_sample(self._previous, now, allocatable, self._stats_age_ns_max)
+        now = self._raw(vms)
+        rates = self._rates(now)
         self._previous = now
         if error is not None:
             gaps = tuple(_gap(vm) for vm in self._known.values())
@@ -97,16 +98,21 @@ class Sampler:
         if self._hypervisor is None:
             raise HypervisorError("this agent has no hypervisor")
         vms = await self._hypervisor.read_all()
-        counters = read_counters(self._root)
-        now = RawNode(self._clock.unix_ns(), self._clock.tick_ns(), counters, vms)
-        allocatable = self._share.of(counters.memory_total_bytes, counters.cpu_count)
-        rates = to_sample(self._previous, now, allocatable, self._stats_age_ns_max)
+        rates = self._rates(self._raw(vms))
         return Readings(
             rates.node,
             {vm.vm_id: self._with_maximum(vm) for vm in rates.vms},
             self._stats_age_ns_max,
             levers=await self.levers(),
         )
+
+    def sample_of(self, reading: VmReading) -> VmSample:
+        """One VM as read just now, between two samples."""
+        unix_ns, tick_ns = self._clock.unix_ns(), self._clock.tick_ns()
+        self._resized |= resizes(self._resized, (reading,), unix_ns)
+        raw = RawNode(unix_ns, tick_ns, vms=(reading,), resized=self._resized)
+        (vm,) = to_sample(self._previous, raw, stats_age_max_ns=self._stats_age_ns_max).vms
+        return self._with_maximum(vm)
 
     async def levers(self) -> dict[str, str]:
         """Resource -> why it cannot be moved; asked again every minute and after a failure."""
@@ -138,6 +144,18 @@ class Sampler:
             self._levers_tick_ns = None
             self._said.warning("hypervisor", "VMs cannot be read", cause=str(error))
             return (), error
+
+    def _raw(self, vms: tuple[VmReading, ...]) -> RawNode:
+        unix_ns = self._clock.unix_ns()
+        self._resized = resizes(self._resized, vms, unix_ns) if vms else self._resized
+        counters = read_counters(self._root)
+        pressures = self._cgroups.pressures(vm.vm_id for vm in vms)
+        return RawNode(unix_ns, self._clock.tick_ns(), counters, vms, pressures, self._resized)
+
+    def _rates(self, now: RawNode) -> Rates:
+        counters = now.counters
+        allocatable = self._share.of(counters.memory_total_bytes, counters.cpu_count)
+        return to_sample(self._previous, now, allocatable, self._stats_age_ns_max)
 
     def _remember(self, vms: tuple[VmSample, ...]) -> None:
         known = {vm.vm_id: self._with_maximum(vm) for vm in vms}

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.hypervisor import VmReading
-from agent.sample import Allocatable, NodeCounters, RawNode, VmPressure, rate, to_sample
+from agent.sample import (
+    Allocatable,
+    NodeCounters,
+    RawNode,
+    Resize,
+    VmPressure,
+    rate,
+    resizes,
+    to_sample,
+)
 from shared.clock import SECOND_NS
 from shared.resources import MIB
 from shared.telemetry import NodeReadings, VmSample, VmState
@@ -62,6 +71,7 @@ AFTER = RawNode(
         ),
     ),
     pressures={"a": VmPressure(cpu_us=21_000, memory_us=0, io_us=5)},
+    resized={"a": Resize(512 * MIB, (UNIX_S - 60) * SECOND_NS)},
 )
 
 
@@ -200,3 +210,31 @@ def test_a_rate_exists_just_when_it_can_be_known(
 ) -> None:
     known = before is not None and now is not None and now >= before and interval_ns > 0
     assert (rate(before, now, interval_ns) is not None) == known
+
+
+def test_figures_from_before_a_resize_do_not_count() -> None:
+    """After a shrink, `actual - usable` of two moments would say that the guest holds nothing."""
+    seen = {"a": Resize(512 * MIB, (UNIX_S + 8) * SECOND_NS)}
+    early = replace(AFTER, resized=seen)
+    (vm,) = to_sample(BEFORE, early).vms
+    assert (vm.memory_used_bytes, vm.memory_free_bytes) == (None, None)
+    assert vm.memory_limit_bytes == 512 * MIB
+    stamped = replace(AFTER.vms[0], memory_last_update_unix_s=UNIX_S + 9)
+    (vm,) = to_sample(BEFORE, replace(early, vms=(stamped,))).vms
+    assert vm.memory_used_bytes == 128 * MIB
+
+
+def test_more_usable_than_there_is_contradicts_itself() -> None:
+    torn = replace(AFTER.vms[0], memory_usable_bytes=513 * MIB)
+    (vm,) = to_sample(BEFORE, replace(AFTER, vms=(torn,))).vms
+    assert vm.memory_used_bytes is None
+
+
+def test_a_size_counts_from_when_it_was_first_seen() -> None:
+    first = resizes({}, (VM,), 5)
+    assert first == {"a": Resize(512 * MIB, 5)}, "a VM that is new counts as just resized"
+    assert resizes(first, (VM,), 9) == first
+    smaller = replace(VM, memory_actual_bytes=400 * MIB)
+    assert resizes(first, (smaller,), 9) == {"a": Resize(400 * MIB, 9)}
+    unread = replace(VM, memory_actual_bytes=None)
+    assert resizes(first, (unread,), 9) == {}
