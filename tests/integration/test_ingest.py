@@ -47,9 +47,19 @@ def sample(sequence, node_id=HOST, **said):
     return NodeSample(node_id=node_id, sequence=sequence, **{**header, **said})
 
 
+class LaterClock(SystemClock):
+    """A controller's that starts 100 seconds from now."""
+
+    def unix_ns(self):
+        return super().unix_ns() + 100 * SECOND_NS
+
+    def tick_ns(self):
+        return super().tick_ns() + 100 * SECOND_NS
+
+
 @contextmanager
-def ingesting(server, **settings):
-    ingest = Ingest(ControllerSettings(bus_servers=(server.url,), **settings), CLOCK)
+def ingesting(server, clock=CLOCK, **settings):
+    ingest = Ingest(ControllerSettings(bus_servers=(server.url,), **settings), clock)
     ingest.start()
     try:
         yield ingest
@@ -112,13 +122,13 @@ def test_a_controller_that_restarts_reads_what_it_missed(server):
         publish(server, sample(1), sample(2))
         wait(lambda: ingest.status().messages == 2)
     publish(server, sample(3))
-    with ingesting(server) as ingest:
+    with ingesting(server, LaterClock()) as ingest:
         assert ingest.wait_ready(10)
         status = ingest.status()
         assert (status.messages, status.dropped, status.lost) == (3, {}, 0)
         snapshot, _ = ingest.observe(epoch=1, cycle=1)
         assert snapshot.used[1, 0] == 30
-        assert 0 <= snapshot.sample_age_ns[0] < 20 * SECOND_NS
+        assert 100 * SECOND_NS <= snapshot.sample_age_ns[0] < 120 * SECOND_NS
         publish(server, sample(4))
         wait(lambda: ingest.status().messages == 4)
 

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from controller.core.state import MISSING
 from controller.forecast.empirical import PROBABILITY, EmpiricalForecaster
 from controller.forecast.protocol import History
-from controller.forecast.skill import OUTCOMES_MIN, SkillBook, update
+from controller.forecast.skill import OUTCOMES_MIN, SkillBook, _actual, update
 
 MINUTE_NS = 60_000_000_000
 HORIZON_NS = 10 * MINUTE_NS
@@ -81,6 +81,16 @@ def test_little_history_means_wide_and_more_means_narrower():
     assert widths[0] > 1.0  # a single sample says little
 
 
+def test_the_same_peaks_seen_more_often_are_trusted_more():
+    pattern = 100 - 50 * np.sin(np.arange(40) / 40 * 2 * np.pi)  # falls at its end
+    forecaster = EmpiricalForecaster(level_wider=0)
+    few, many = (
+        forecaster.predict(history(np.tile(pattern, times)), HORIZON_NS).quantile[0, 0]
+        for times in (2, 20)
+    )
+    assert few[-1] - few[MEDIAN] > 1.2 * (many[-1] - many[MEDIAN])
+
+
 def test_a_new_level_is_believed_at_once_and_a_rise_goes_on():
     stepped = [100.0] * 60 + [400.0]
     assert predict(stepped).quantile[0, 0, MEDIAN] >= 400
@@ -149,6 +159,16 @@ def bursts(length):
     """Calm with a burst every seventh minute: persistence misses most of them."""
     rng = np.random.default_rng(5)
     return np.where(np.arange(length) % 7 == 0, 500.0, 100.0) + rng.uniform(0, 5, length)
+
+
+def test_an_outcome_is_the_highest_step_of_the_horizon_that_was_forecast():
+    past = history(np.arange(60.0))
+    assert _actual(past, 15 * MINUTE_NS, HORIZON_NS).tolist() == [[54.0] * 3]
+    assert _actual(past, 10 * MINUTE_NS, HORIZON_NS).tolist() == [[59.0] * 3]
+    assert np.isnan(_actual(past, 61 * MINUTE_NS, HORIZON_NS)).all()  # fell out of the window
+    unseen = np.arange(60.0)
+    unseen[50:56] = np.nan
+    assert np.isnan(_actual(history(unseen), 10 * MINUTE_NS, HORIZON_NS)).all()
 
 
 def test_skill_is_not_known_before_enough_outcomes_came():
