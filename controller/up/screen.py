@@ -140,7 +140,10 @@ def _node_rows(view: View, node: pb.NodeRow, *, wide: bool) -> list[list[Rendera
     vms = [vm for vm in view.vms if vm.node_id == node.node_id]
     by_word = {amounts.resource: amounts for amounts in node.resources}
     state = f"connected, {node.age_ms / 1000:.0f} s" if node.connected else "[red]not connected[/]"
+    if missing := [word for word, why in sorted(node.levers.items()) if why]:
+        state += f" [yellow]no {', '.join(missing)} lever[/]"
     host = [f"[bold]{escape(node.name)}[/] [dim]{node.role}[/]", state]
+    by_word["memory"] = _together(by_word.get("memory"), vms)
     rows = [[*host, *_cells(by_word, wide=wide, host=True)]]
     for place, vm in enumerate(vms):
         branch = "└ " if place == len(vms) - 1 else "├ "
@@ -149,6 +152,19 @@ def _node_rows(view: View, node: pb.NodeRow, *, wide: bool) -> list[list[Rendera
         name = f"[dim]{branch}[/]{escape(_short_name(vm.name))}{mark}"
         rows.append([name, _state(vm), *_cells(by_word, wide=wide, host=False)])
     return rows
+
+
+def _together(of_node: pb.Amounts | None, vms: Sequence[pb.VmRow]) -> pb.Amounts:
+    """A host's memory as its VMs share it: the sums of their use and grants, of what it gives."""
+    memory = [one for vm in vms for one in vm.resources if one.resource == "memory"]
+    together = pb.Amounts(
+        resource="memory",
+        used=sum(one.used for one in memory if one.HasField("used")),
+        limit=sum(one.limit for one in memory if one.HasField("limit")),
+    )
+    if of_node is not None and of_node.HasField("capacity"):
+        together.ceiling = of_node.capacity
+    return together
 
 
 def _short_name(name: str) -> str:
@@ -164,13 +180,12 @@ def _state(vm: pb.VmRow) -> str:
 def _cells(by_word: dict[str, pb.Amounts], *, wide: bool, host: bool) -> list[RenderableType]:
     none = pb.Amounts()
     cpu, memory, io = (by_word.get(word, none) for word in ("cpu", "memory", "io"))
-    grant = "capacity" if host else "limit"
     return [
         _use(cpu, Resource.CPU, wide=wide and not host),
-        _grant(cpu, Resource.CPU, grant),
-        _bar(memory, grant, 14 if wide else 10),
-        _use(memory, Resource.MEMORY, wide=wide and not host),
-        _grant(memory, Resource.MEMORY, grant),
+        _grant(cpu, Resource.CPU, "capacity" if host else "limit"),
+        _bar(memory, 14 if wide else 10),
+        _host_use(memory) if host and wide else _use(memory, Resource.MEMORY, wide=wide),
+        _grant(memory, Resource.MEMORY, "limit"),
         _io_use(io, wide=wide and not host),
     ]
 
@@ -181,6 +196,11 @@ def _use(amounts: pb.Amounts, resource: Resource, *, wide: bool) -> str:
         return use
     p50, p95 = (_short(amounts, f"forecast_p{p}", resource) for p in (50, 95))
     return f"{use} [dim]{p50}/{p95}[/]"
+
+
+def _host_use(memory: pb.Amounts) -> str:
+    use, whole = (_short(memory, field, Resource.MEMORY) for field in ("used", "ceiling"))
+    return f"{use} [dim]of {whole}[/]"
 
 
 def _io_use(amounts: pb.Amounts, *, wide: bool) -> str:
@@ -211,9 +231,9 @@ def _short(amounts: pb.Amounts, field: str, resource: Resource) -> str:
     )
 
 
-def _bar(amounts: pb.Amounts, grant_field: str, width: int) -> Text:
+def _bar(amounts: pb.Amounts, width: int) -> Text:
     """Use, 95th percentile of the forecast and grant, against what the machine can have at most."""
-    grant = int(getattr(amounts, grant_field)) if amounts.HasField(grant_field) else 0
+    grant = int(amounts.limit) if amounts.HasField("limit") else 0
     whole = max(grant, int(amounts.ceiling) if amounts.HasField("ceiling") else 0)
     if whole <= 0:
         return Text("?" * 3, "dim")
@@ -261,11 +281,13 @@ def _step(step: pb.PlanStep) -> Sequence[str]:
     arrow = "[cyan]▲[/]" if step.to_amount > step.from_amount else "[yellow]▼[/]"
     resource = resource_of(step.resource)
     amounts = f"{amount_text(resource, step.from_amount)} → {amount_text(resource, step.to_amount)}"
-    outcome = step.outcome.partition(":")[0] or "…"
+    outcome, _, detail = (step.outcome or "…").partition(": ")
     style = "green" if outcome in {"applied", "unchanged"} else "dim" if outcome == "…" else "red"
     vm = _short_name(step.vm_name or step.vm_id)
     name = f"{step.phase} {arrow} {escape(vm)} {step.resource}"
-    return (name, amounts, f"[dim]{escape(step.why)}[/]", f"[{style}]{escape(outcome)}[/]")
+    # Why it did not come about says more than why it was wanted.
+    why = detail if style == "red" and detail else step.why
+    return (name, amounts, f"[dim]{escape(why)}[/]", f"[{style}]{escape(outcome)}[/]")
 
 
 # --- audit and health ----------------------------------------------------------------------------
