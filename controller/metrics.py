@@ -18,7 +18,7 @@ LATENCY_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120)
 STEP_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
-class Metrics:
+class ControllerMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._cycles = self._counter("cycles", "Cycles that were run to their end.")
@@ -125,7 +125,7 @@ class Exposition:
         self.thread.join()
 
 
-def expose(metrics: Metrics, host: str, port: int) -> Exposition:
+def expose(metrics: ControllerMetrics, host: str, port: int) -> Exposition:
     """Serves /metrics at host:port, 0 picks a free one; OSError when it cannot."""
     server, thread = start_http_server(port, host, metrics.registry)
     return Exposition(server, thread)

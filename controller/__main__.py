@@ -1,0 +1,113 @@
+"""`hrapaq-controller`: the program on the management node."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import tomllib
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shared.clock import SystemClock
+from shared.config import as_toml, load
+from shared.errors import ConfigError, HrapaqError
+from shared.log import setup
+
+if TYPE_CHECKING:
+    from controller.settings import ControllerSettings
+
+log = logging.getLogger(__name__)
+
+SECTION = "controller"
+OTHER_SECTIONS = ("agent", "up")
+# The controller's libraries; an agent's machine has the package without them.
+NEEDED = ("numpy",)
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="controller.toml, or a common file with a table [controller]; without one the defaults"
+    " hold. HRAPAQ_* variables override both.",
+)
+
+
+def main() -> None:
+    """Exit code 1 and one text on standard error for what an operator can put right."""
+    try:
+        cli(prog_name="hrapaq-controller")
+    except HrapaqError as error:
+        click.echo(f"hrapaq-controller: {error}", err=True)
+        sys.exit(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hrapaq", prog_name="hrapaq-controller")
+def cli() -> None:
+    """Forecasts what VMs will need, decides, and has agents carry out what was verified.
+
+    Runs in the foreground until SIGTERM or Ctrl-C; logs are JSON lines on standard error.
+    """
+
+
+@cli.command()
+@config_option
+def serve(config_path: Path | None) -> None:
+    """Run the controller."""
+    settings = _settings(config_path)
+    setup(settings.log_level, sys.stderr, "controller")
+    asyncio.run(_serve(settings))
+
+
+@cli.command("check-config")
+@config_option
+@click.option("--print", "show", is_flag=True, help="Print all settings, defaults included.")
+def check_config(config_path: Path | None, *, show: bool) -> None:
+    """Say whether the settings hold together; starts nothing."""
+    settings = _settings(config_path)
+    click.echo(as_toml(settings) if show else f"{config_path or 'the defaults'}: well")
+
+
+async def _serve(settings: "ControllerSettings") -> None:
+    from controller.daemon import Daemon  # noqa: PLC0415 - `--help` needs none of it
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await Daemon(settings, SystemClock(), version("hrapaq")).run(stop)
+    log.info("stopped")
+
+
+def _settings(config_path: Path | None) -> "ControllerSettings":
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)} is not installed: pip install 'hrapaq[controller]'"
+        )
+    from controller.settings import ControllerSettings  # noqa: PLC0415 - needs numpy
+
+    section = SECTION if config_path is not None and _is_common(config_path) else None
+    return load(
+        config_path,
+        ControllerSettings,
+        os.environ,
+        section,
+        other_sections=OTHER_SECTIONS if section else (),
+    )
+
+
+def _is_common(path: Path) -> bool:
+    """Whether the file has a table for each program; what is wrong with it is said by `load`."""
+    try:
+        return SECTION in tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Whose lease goes on after a cycle, and where it would walk back to. Pure; DESIGN section 7."""
+
+from collections.abc import Collection, Iterable
+
+import numpy as np
+
+from controller.core.state import MISSING, Decision, Mode, Policy, Snapshot, VerifiedPlan
+from controller.dispatch import Renewal
+from controller.outcome import PlanOutcome, Result
+
+DONE = {Result.APPLIED, Result.UNCHANGED, Result.GONE}
+
+
+def renewals(
+    snapshot: Snapshot, decision: Decision, outcomes: Iterable[PlanOutcome], policy: Policy
+) -> tuple[Renewal, ...]:
+    """One for each host that got no command in this cycle, whose readings are fresh and whose VMs
+    are not merely observed. Hosts where nobody may move anything are never spoken to."""
+    by_root = {outcome.root: outcome for outcome in outcomes}
+    commanded = {
+        one.step.node for outcome in by_root.values() for one in outcome.steps if one.command_id
+    }
+    found = []
+    for tree in decision.trees:
+        plan = tree.verdict.plan
+        stands = isinstance(tree.verdict, VerifiedPlan) and _is_done(
+            by_root.get(tree.root), bool(plan.steps)
+        )
+        for host in _hosts(snapshot, tree.root, policy):
+            if host not in commanded:
+                # A plan that stopped half-way leaves the fallbacks that were in force.
+                fallback = tuple(e for e in plan.fallback if e.node == host) if stands else ()
+                found.append(Renewal(snapshot.ids[host], plan.plan_id, fallback))
+    return tuple(found)
+
+
+def _is_done(outcome: PlanOutcome | None, has_steps: bool) -> bool:
+    if outcome is None:
+        return not has_steps
+    return all(one.result in DONE for one in outcome.steps)
+
+
+def _hosts(snapshot: Snapshot, root: int, policy: Policy) -> Iterable[int]:
+    members: Collection[int] = _members(snapshot, root)
+    for host in sorted({int(snapshot.parent[m]) for m in members if m != root}):
+        age_ns = int(snapshot.sample_age_ns[host])
+        fresh = age_ns != MISSING and age_ns <= policy.sample_age_ns_max
+        modes = snapshot.mode[np.flatnonzero(snapshot.parent == host)]
+        if fresh and bool((modes > Mode.OBSERVE).any()):
+            yield host
+
+
+def _members(snapshot: Snapshot, root: int) -> set[int]:
+    inside = {root}
+    for index, parent in enumerate(snapshot.parent.tolist()):
+        if parent in inside:
+            inside.add(index)
+    return inside

@@ -1,0 +1,484 @@
+"""The whole controller on a real nats-server and real gRPC: telemetry in, commands out, or not."""
+
+import asyncio
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+from msgspec import structs
+
+from controller.audit import read_audit
+from controller.daemon import Daemon
+from controller.replay import replay
+from controller.scripted_agent import ScriptedAgent
+from controller.settings import ControllerSettings
+from shared.bus import NatsBus
+from shared.clock import SECOND_NS, SystemClock
+from shared.pb import admin_pb2, admin_pb2_grpc
+from shared.pb import commands_pb2 as pb
+from shared.resources import MIB
+from shared.subjects import telemetry_subject
+from shared.telemetry import NodeReadings, NodeSample, VmSample
+from shared.testing import NatsServer, VirtualTimeLoop, until
+from shared.wire import encode
+
+HOST = "00000000-0000-4000-8000-0000000000aa"
+RICH = "00000000-0000-4000-8000-000000000001"
+POOR = "00000000-0000-4000-8000-000000000002"
+
+
+@dataclass
+class Stage:
+    """A host that is full: `rich` has far too much memory, `poor` far too little."""
+
+    server: NatsServer
+    daemon: Daemon
+    bus: NatsBus
+    limits: dict[str, int] = field(default_factory=lambda: {RICH: 640 * MIB, POOR: 128 * MIB})
+    generation: int = 0
+    sequence: int = 0
+    agents: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @property
+    def controller(self):
+        return self.daemon.controller
+
+    async def agent(self, script=None, **facts) -> ScriptedAgent:
+        agent = ScriptedAgent(
+            self.daemon.ports["commands"], HOST, script or self.obey, beat_s=0.1, **facts
+        )
+        await self.agents.enter_async_context(agent)
+        await until(lambda: HOST in self.controller.dispatcher.agents())
+        return agent
+
+    async def obey(self, agent, apply):
+        """Does what it is told, and telemetry shows it."""
+        for step in apply.steps:
+            if step.resource == pb.RESOURCE_MEMORY:
+                self.limits[step.vm_id] = step.to_amount
+        ack = agent.ack(apply, {step.index: pb.OUTCOME_APPLIED for step in apply.steps})
+        self.generation = agent.generation
+        return ack
+
+    async def report(self):
+        """One message of telemetry, and it is taken in."""
+        before = self.controller.ingest.status().messages
+        self.sequence += 1
+        assert await self.bus.try_publish(telemetry_subject(HOST), encode(self.sample()))
+        await until(lambda: self.controller.ingest.status().messages > before)
+
+    async def warm_up(self):
+        """Reports until there is history enough for a forecast of every VM."""
+        while True:
+            await self.report()
+            _, history = self.controller.ingest.observe(0, 0)
+            if np.isfinite(history.mean[1:, 1]).any(axis=-1).all():
+                return
+            await asyncio.sleep(0.1)
+
+    def sample(self) -> NodeSample:
+        clock = SystemClock()
+        used = {RICH: 64 * MIB, POOR: 100 * MIB}
+        return NodeSample(
+            HOST, "h", "host", "boot", self.sequence, clock.unix_ns(), clock.tick_ns(), 100,
+            generation=self.generation,
+            levers={"cpu": "none here", "memory": "", "io": "none here"},
+            node=NodeReadings(
+                memory_allocatable_bytes=900 * MIB, cpu_allocatable_millicores=8000
+            ),
+            vms=tuple(
+                VmSample(
+                    vm_id, name,
+                    memory_limit_bytes=limit,
+                    memory_maximum_bytes=640 * MIB,
+                    memory_used_bytes=used[vm_id],
+                    memory_free_bytes=limit - used[vm_id] - 8 * MIB,
+                    memory_cache_bytes=8 * MIB,
+                    memory_stats_age_ns=0,
+                    cpu_limit_millicores=1000,
+                    cpu_maximum_millicores=1000,
+                    cpu_used_millicores=100,
+                )
+                for (vm_id, limit), name in zip(self.limits.items(), ("rich", "poor"), strict=True)
+            ),
+        )  # fmt: skip
+
+    async def cycle(self):
+        await self.report()
+        await self.controller.run_once()
+
+    def admin(self) -> admin_pb2_grpc.AdminStub:
+        options = [("grpc.enable_http_proxy", 0)]
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.daemon.ports['admin']}", options)
+        self.agents.push_async_callback(channel.close)
+        return admin_pb2_grpc.AdminStub(channel)
+
+    async def records(self, kind: str):
+        log = await read_audit(self.bus)
+        return [record for record in log.records if record.kind == kind]
+
+
+def settings(tmp_path, url: str, mode: str) -> ControllerSettings:
+    base = ControllerSettings(
+        bus_servers=(url,),
+        commands_listen="127.0.0.1:0",
+        admin_listen="127.0.0.1:0",
+        metrics_listen="127.0.0.1:0",
+        state_directory=tmp_path / "state",
+        mode=mode,
+        cycle_interval_s=1.0,
+        grid_step_s=1,
+        window_steps=8,
+        horizon_s=1,
+        memory_floor_mib=64,
+        audit_stream_mib_max=64,
+        telemetry_stream_mib_max=64,
+    )
+    return structs.replace(base, policy=structs.replace(base.policy, memory_quantum_mib=8))
+
+
+@asynccontextmanager
+async def stage(tmp_path, mode: str):
+    """All parts run, cycles only when told."""
+    with NatsServer(tmp_path) as server:
+        daemon = Daemon(settings(tmp_path, server.url, mode), SystemClock(), "test")
+        bus = NatsBus([server.url], "test", lambda _: None)
+        await bus.connect()
+        here = Stage(server, daemon, bus)
+        try:
+            await daemon._start()
+            assert await bus.wait_connected(10)
+            assert await daemon.controller.bus.wait_connected(10)
+            assert await asyncio.to_thread(daemon.controller.ingest.wait_ready, 10)
+            async with here.agents:
+                yield here
+        finally:
+            await daemon._close()
+            await bus.close()
+
+
+def run(scenario, tmp_path, mode: str):
+    async def whole():
+        async with stage(tmp_path, mode) as here:
+            await scenario(here)
+
+    asyncio.run(whole())
+
+
+def test_telemetry_becomes_a_plan_that_is_audited_carried_out_and_accounted_for(tmp_path):
+    async def scenario(here: Stage):
+        agent = await here.agent()
+        await here.warm_up()
+        await here.cycle()
+        assert here.limits[RICH] < 640 * MIB
+        assert here.limits[POOR] > 128 * MIB
+        assert sum(here.limits.values()) <= 900 * MIB
+        totals = here.controller.view().totals
+        assert totals.plans_verified == 1
+        assert totals.commands_sent == totals.commands_acknowledged == len(agent.applies) == 2
+        assert totals.memory_moved_bytes > 0
+        assert totals.latency_sample_to_command_ns > 0
+        assert [r.kind for r in (await read_audit(here.bus)).records] == [
+            "decision", "intent", "ack",
+        ]  # fmt: skip
+
+    run(scenario, tmp_path, "enforce")
+
+
+def test_the_next_cycles_find_their_own_change_in_telemetry_and_come_to_rest(tmp_path):
+    async def scenario(here: Stage):
+        agent = await here.agent()
+        await here.warm_up()
+        for _ in range(12):
+            await here.cycle()
+        sent = len(agent.applies)
+        await here.cycle()
+        assert len(agent.applies) == sent
+        assert all(apply.header.epoch == here.controller.epoch for apply in agent.applies)
+        assert agent.renewals, "an agent without a command keeps its lease"
+
+    run(scenario, tmp_path, "enforce")
+
+
+def test_recorded_decisions_can_be_recomputed(tmp_path):
+    async def scenario(here: Stage):
+        await here.agent()
+        await here.warm_up()
+        for _ in range(3):
+            await here.cycle()
+        report = replay(await read_audit(here.bus))
+        assert report.decisions == 3
+        assert report.agrees, report
+
+    run(scenario, tmp_path, "enforce")
+
+
+def test_in_observe_nothing_is_ever_sent(tmp_path):
+    async def scenario(here: Stage):
+        agent = await here.agent()
+        await here.warm_up()
+        for _ in range(3):
+            await here.cycle()
+        assert agent.applies == []
+        assert agent.renewals == []
+        # The counterexample: the same stage sends as soon as the mode allows it.
+        reply = await here.admin().SetMode(
+            admin_pb2.ModeRequest(target="fleet", mode="enforce", by="test"), timeout=5
+        )
+        assert reply.done
+        await here.cycle()
+        assert agent.applies
+        assert agent.renewals == []  # one sent earlier would have come before
+
+    run(scenario, tmp_path, "observe")
+
+
+def test_what_is_recommended_is_carried_out_when_somebody_says_so(tmp_path):
+    async def scenario(here: Stage):
+        agent = await here.agent()
+        await here.warm_up()
+        await here.cycle()
+        assert agent.applies == []
+        admin = here.admin()
+        plan = await admin.GetPlan(admin_pb2.PlanRequest(), timeout=5)
+        assert plan.verdict == "waiting for approval"
+        await here.cycle()  # the same wish waits under its first name
+        request = admin_pb2.ApproveRequest(plan_id=plan.plan_id, by="alice")
+        reply = await admin.Approve(request, timeout=5)
+        assert reply.done, reply.detail
+        await until(lambda: here.controller.view().totals.steps_applied == 2)
+        assert here.limits[RICH] < 640 * MIB
+        [approved] = [r for r in await here.records("override") if r.body["what"] == "approve"]
+        assert approved.body["by"] == "alice"
+        assert len(await here.records("intent")) == 1
+
+    run(scenario, tmp_path, "recommend")
+
+
+def test_a_yes_to_a_plan_that_no_longer_fits_moves_nothing_and_says_why(tmp_path):
+    async def scenario(here: Stage):
+        agent = await here.agent()
+        await here.warm_up()
+        await here.cycle()
+        [plan] = here.controller.view().approvals.open()
+        here.limits[RICH] -= 16 * MIB  # moved by somebody else meanwhile
+        await here.report()
+        request = admin_pb2.ApproveRequest(plan_id=plan.plan_id, by="alice")
+        reply = await here.admin().Approve(request, timeout=5)
+        assert not reply.done
+        assert "I5" in reply.detail
+        assert agent.applies == []
+
+    run(scenario, tmp_path, "recommend")
+
+
+def test_without_the_audit_stream_nothing_is_sent_and_it_is_said(tmp_path):
+    async def scenario(here: Stage):
+        agent = await here.agent()
+        await here.warm_up()
+        here.server.kill()
+        await until(lambda: not here.controller.bus.connected)
+        await here.controller.run_once()
+        [record] = here.controller.view().plans  # there was a plan, and it was verified
+        assert record.verdict.startswith("held: I10")
+        assert agent.applies == []
+        assert agent.renewals == []
+        here.server.start()
+        await until(lambda: here.controller.bus.connected and here.bus.connected)
+        await until(lambda: here.controller.ingest.status().connected)
+        await here.cycle()
+        assert agent.applies, "the same plan goes out as soon as it can be recorded"
+        assert agent.renewals == []  # one sent earlier would have come before
+
+    run(scenario, tmp_path, "enforce")
+
+
+def test_a_stream_that_goes_away_between_decision_and_intent_stops_the_plan(tmp_path):
+    async def scenario(here: Stage):
+        agent = await here.agent()
+        await here.warm_up()
+        await here.controller.run_once()
+        sent = len(agent.applies)
+        here.limits[RICH], here.limits[POOR] = 640 * MIB, 128 * MIB  # all is to do again
+        await here.report()
+        decide = here.controller.recorder.decision
+
+        async def decide_and_lose_the_stream(*inputs):
+            written = await decide(*inputs)
+            here.server.kill()
+            return written
+
+        here.controller.recorder.decision = decide_and_lose_the_stream
+        await here.controller.run_once()
+        assert here.controller.view().plans[-1].verdict.startswith("held: I10")
+        assert len(agent.applies) == sent
+
+    run(scenario, tmp_path, "enforce")
+
+
+def test_the_epoch_rises_with_every_start_and_above_what_agents_have_obeyed(tmp_path):
+    async def scenario(here: Stage):
+        controller = here.controller
+        controller.adopt_epoch()
+        first = controller.epoch
+        await here.agent(epoch_highest=41)
+        controller.adopt_epoch()
+        assert controller.epoch == 42 > first
+        controller.adopt_epoch()
+        assert controller.epoch == 42, "nobody has obeyed a higher one"
+        again = Daemon(here.daemon._settings, SystemClock(), "test").controller
+        again.adopt_epoch()
+        assert again.epoch == 43
+
+    run(scenario, tmp_path, "enforce")
+
+
+def test_an_agent_that_comes_late_with_a_higher_epoch_is_commanded_above_it(tmp_path):
+    async def scenario(here: Stage):
+        await here.warm_up()
+        await here.cycle()
+        assert here.controller.epoch < 99
+        agent = await here.agent(epoch_highest=99)
+        await here.cycle()
+        assert {apply.header.epoch for apply in agent.applies} == {100}
+
+    run(scenario, tmp_path, "enforce")
+
+
+def test_a_freeze_holds_survives_a_restart_and_is_on_the_record(tmp_path):
+    async def scenario(here: Stage):
+        agent = await here.agent()
+        await here.warm_up()
+        await here.cycle()
+        agent.applies.clear()
+        here.limits[RICH], here.limits[POOR] = 640 * MIB, 128 * MIB
+        freeze = admin_pb2.FreezeRequest(vm="rich", by="bob")
+        assert (await here.admin().Freeze(freeze, timeout=5)).done
+        await here.cycle()
+        assert all(step.vm_id != RICH for apply in agent.applies for step in apply.steps)
+        rows = (await here.admin().ListVms(admin_pb2.VmsRequest(), timeout=5)).vms
+        assert {row.name: row.state for row in rows}["rich"] == "frozen"
+        again = Daemon(here.daemon._settings, SystemClock(), "test").controller
+        again.desk.load()
+        assert [one.vm_id for one in again.desk.overrides.freezes()] == [RICH]
+        [record] = await here.records("override")
+        assert (record.body["what"], record.body["by"]) == ("freeze", "bob")
+
+    run(scenario, tmp_path, "enforce")
+
+
+def test_an_empty_fleet_is_no_error(tmp_path):
+    async def scenario(here: Stage):
+        await here.controller.run_once()
+        assert here.controller.view().cycles == 1
+        assert here.controller.recorder.healthy
+
+    run(scenario, tmp_path, "enforce")
+
+
+def test_metrics_tell_of_cycles_commands_and_moved_memory(tmp_path):
+    async def scenario(here: Stage):
+        await here.agent()
+        await here.warm_up()
+        await here.cycle()
+        port = here.daemon.ports["metrics"]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+        text = (await reader.read()).decode()
+        writer.close()
+        await writer.wait_closed()
+        lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[:6] == "hrapaq")
+        assert float(lines["hrapaq_controller_cycles_total"]) == 1
+        assert float(lines["hrapaq_controller_commands_total"]) == 2
+        assert float(lines['hrapaq_controller_steps_total{outcome="applied"}']) == 2
+        assert float(lines["hrapaq_controller_memory_moved_bytes_total"]) > 0
+        assert 'hrapaq_controller_cycle_step_seconds_count{step="decide"}' in lines
+        assert float(lines["hrapaq_controller_sample_to_command_seconds_count"]) == 1
+
+    run(scenario, tmp_path, "enforce")
+
+
+def test_a_daemon_cycles_by_itself_and_stops_when_told_with_an_answer_outstanding(tmp_path):
+    async def scenario():
+        with NatsServer(tmp_path) as server:
+            daemon = Daemon(settings(tmp_path, server.url, "enforce"), SystemClock(), "test")
+            bus = NatsBus([server.url], "test", lambda _: None)
+            await bus.connect()
+            stop = asyncio.Event()
+            running = asyncio.create_task(daemon.run(stop))
+            await asyncio.wait_for(daemon.started.wait(), 10)
+            here = Stage(server, daemon, bus)
+            assert await bus.wait_connected(10)
+            async with here.agents:
+
+                async def silent(agent, apply):
+                    pass
+
+                agent = await here.agent(silent)
+                await here.warm_up()
+                while not agent.applies:
+                    await here.report()
+                    await asyncio.sleep(0.1)
+                stop.set()
+                await asyncio.wait_for(running, 15)
+            [step, *_] = daemon.controller.view().plans[-1].outcome.steps
+            assert step.result.value == "unknown"
+            assert daemon.controller.view().cycles >= 1
+            await bus.close()
+
+    asyncio.run(scenario())
+
+
+class LoopClock:
+    """Ticks with the loop that runs, so that a whole day is over in a moment."""
+
+    def tick_ns(self):
+        return round(asyncio.get_running_loop().time() * SECOND_NS)
+
+    unix_ns = tick_ns
+
+
+def test_a_cycle_that_takes_too_long_leaves_out_others_and_never_overlaps(tmp_path):
+    begun: list[float] = []
+
+    async def scenario():
+        daemon = Daemon(settings(tmp_path, "nats://127.0.0.1:1", "observe"), LoopClock(), "test")
+        now = asyncio.get_running_loop().time
+        stop = asyncio.Event()
+
+        async def cycle():
+            begun.append(now())
+            await asyncio.sleep(2.5 if len(begun) == 2 else 0.9)
+            assert now() - begun[-1] >= 0.9, "two cycles at a time"
+            if len(begun) == 5:
+                stop.set()
+
+        daemon.controller.run_once = cycle
+        await daemon._cycle_forever(stop)
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(scenario())
+    # The second takes 2.5 s: two are left out, and the grid has not moved.
+    assert [round(at - begun[0], 3) for at in begun] == [0, 1, 4, 5, 6]
+
+
+def test_a_bug_in_one_cycle_does_not_end_the_controller_and_is_shown(tmp_path):
+    async def scenario():
+        daemon = Daemon(settings(tmp_path, "nats://127.0.0.1:1", "observe"), LoopClock(), "test")
+        stop = asyncio.Event()
+        begun: list[str] = []
+
+        async def cycle():
+            begun.append(daemon._trouble)
+            if len(begun) == 3:
+                stop.set()
+            if len(begun) == 1:
+                raise ValueError("a bug")
+
+        daemon.controller.run_once = cycle
+        await daemon._cycle_forever(stop)
+        assert begun == ["", "ValueError: a bug", ""]
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(scenario())
