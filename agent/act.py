@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from agent.admission import Admitted, Readings, admit, after, refused
 from agent.guard import Refused
 from agent.hypervisor import Hypervisor, VmReading
-from agent.sample import RawNode, to_sample
 from agent.steps import (
     QUANTUM,
     Outcome,
@@ -26,6 +25,7 @@ from agent.steps import (
 from shared.clock import MILLISECOND_NS, SECOND_NS, Clock
 from shared.errors import HypervisorError, VmGone
 from shared.resources import Resource, amount_text
+from shared.telemetry import VmSample
 
 IN_FLIGHT_MAX = 4  # calls per libvirt connection that do not yet stall the others
 QUARANTINE_NS = 600 * SECOND_NS
@@ -39,12 +39,19 @@ Objection = Callable[[Step], Refused | None]
 class Executor:
     """One per hypervisor; one `carry_out` at a time (agent.steward sees to it)."""
 
-    def __init__(self, hypervisor: Hypervisor, clock: Clock, pause: Pause = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        clock: Clock,
+        to_sample: Callable[[VmReading], VmSample],
+        pause: Pause = asyncio.sleep,
+    ) -> None:
+        """`to_sample` must be shown every reading: it knows since when a balloon has its size."""
         self._hypervisor = hypervisor
         self._clock = clock
+        self._to_sample = to_sample
         self._pause = pause
         self._quarantine: dict[tuple[str, Resource], tuple[int, str]] = {}  # until tick, why
-        self._moved_tick_ns: dict[str, int] = {}
 
     async def carry_out(
         self,
@@ -75,15 +82,9 @@ class Executor:
         self._quarantine = {k: v for k, v in self._quarantine.items() if v[0] > now}
         return {lever: why for lever, (_, why) in self._quarantine.items()}
 
-    def moved_age_ns(self) -> Mapping[str, int]:
-        """VM -> time since its memory was last moved by this agent."""
-        now = self._clock.tick_ns()
-        return {vm_id: now - tick for vm_id, tick in self._moved_tick_ns.items()}
-
     def forget_all_but(self, vm_ids: Iterable[str]) -> None:
         """What is remembered of VMs that are gone goes, so that memory does not grow for ever."""
         there = set(vm_ids)
-        self._moved_tick_ns = {v: t for v, t in self._moved_tick_ns.items() if v in there}
         self._quarantine = {k: v for k, v in self._quarantine.items() if k[0] in there}
 
     async def _step(self, planned: Admitted, run: "_Run", room: asyncio.Semaphore) -> StepResult:
@@ -125,12 +126,7 @@ class Executor:
             await self._hypervisor.set_limit(step.vm_id, step.resource, step.to_amount)
         except HypervisorError as error:
             failure = str(error)  # it may have happened all the same: only reading back tells
-        finally:
-            if step.resource is Resource.MEMORY:
-                self._moved_tick_ns[step.vm_id] = self._clock.tick_ns()
         now = await self._measured(step, run, wait=not failure)
-        if step.resource is Resource.MEMORY:
-            self._moved_tick_ns[step.vm_id] = self._clock.tick_ns()
         result = await self._judged(admitted, limit, now, run, failure)
         return replace(result, host_freed_bytes=_freed(step, before, now))
 
@@ -197,8 +193,7 @@ class Executor:
 
     def _with_reading(self, readings: Readings, reading: VmReading) -> Readings:
         """The readings with one VM read anew; its rates stay those of the last interval."""
-        raw = RawNode(self._clock.unix_ns(), self._clock.tick_ns(), vms=(reading,))
-        (vm,) = to_sample(None, raw, stats_age_max_ns=readings.stats_age_ns_max).vms
+        vm = self._to_sample(reading)
         known = readings.vms.get(reading.vm_id)
         if known is not None:
             vm = replace(
@@ -206,9 +201,8 @@ class Executor:
                 memory_swap_in_bytes_per_s=known.memory_swap_in_bytes_per_s,
                 memory_major_faults_per_s=known.memory_major_faults_per_s,
             )
-        moved, quarantined = self.moved_age_ns(), self.quarantined()
         vms = {**readings.vms, vm.vm_id: vm}
-        return replace(readings, vms=vms, moved_age_ns=moved, quarantined=quarantined)
+        return replace(readings, vms=vms, quarantined=self.quarantined())
 
 
 @dataclass(slots=True)

@@ -45,7 +45,6 @@ class Readings:
     stats_age_ns_max: int  # older guest statistics do not count
     levers: Mapping[str, str] = field(default_factory=dict)  # resource -> why it does not work
     quarantined: Mapping[tuple[str, Resource], str] = field(default_factory=dict)  # lever -> why
-    moved_age_ns: Mapping[str, int] = field(default_factory=dict)  # since a VM's memory last moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +164,6 @@ def _read_only(step: Step, vm: VmSample, limit: int, readings: Readings) -> Step
 def _shrink(step: Step, vm: VmSample, limit: int, readings: Readings) -> Admitted | StepResult:
     if step.resource is not Resource.MEMORY:
         return Admitted(step)
-    moved_age = readings.moved_age_ns.get(step.vm_id)
-    if moved_age is not None and (vm.memory_stats_age_ns or 0) >= moved_age:
-        # Usable and free pages from before a move would be counted twice.
-        return refused(step, "I6", "guest statistics are older than the last move", limit)
     floor = working_floor_bytes(vm)
     if floor is None or vm.memory_free_bytes is None:
         return refused(step, "I6", "the guest's working set or free pages are unknown", limit)

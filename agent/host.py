@@ -50,7 +50,7 @@ class Host:
         self._sampler = sampler
         self._clock = clock
         self._metrics = metrics
-        self._executor = Executor(hypervisor, clock, pause)
+        self._executor = Executor(hypervisor, clock, sampler.sample_of, pause)
         self._store = StateStore(settings.state_directory, identity.boot_id)
         self._uplink: Uplink | None = None
         self.steward: Steward
@@ -125,11 +125,7 @@ class Host:
 
     async def _readings(self) -> Readings:
         readings = await self._sampler.readings()
-        return replace(
-            readings,
-            quarantined=self._executor.quarantined(),
-            moved_age_ns=self._executor.moved_age_ns(),
-        )
+        return replace(readings, quarantined=self._executor.quarantined())
 
     def _hello(self) -> pb.Hello:
         facts = self.facts()

@@ -100,6 +100,10 @@ class Agent:
         fields = {"role": self._found.role, "hypervisor": self._found.libvirt_uri or "none"}
         logger.info("agent starts", extra={**fields, "node_id": self.identity.node_id})
 
+    @property
+    def metrics_port(self) -> int | None:
+        return None if self._exposition is None else self._exposition.port
+
     def duties(self) -> list[Coroutine[None, None, None]]:
         """What goes on side by side, each until it is cancelled."""
         duties = [self.publisher.run(), self._sample_for_ever(), self._look_every_second()]

@@ -58,8 +58,9 @@ class Publisher:
             await self._more.wait()
             self._more.clear()
             while not await self.flush():
-                self._said.warning("bus", "telemetry waits", why=self._bus.status_text)
                 await asyncio.sleep(RETRY_S)
+                if not self._bus.connected:
+                    self._said.warning("bus", "telemetry waits", why=self._bus.status_text)
 
     async def flush(self) -> bool:
         """Hands over what waits, oldest first; False when something is left."""

@@ -92,14 +92,6 @@ def test_a_shrink_is_cut_to_free_pages_and_five_percent_of_cache():
     assert admitted.cut.startswith("I4")
 
 
-def test_statistics_from_before_the_last_move_do_not_allow_another():
-    moved = replace(READINGS, moved_age_ns={"a": SECOND_NS})
-    assert refusal_of(SHRINK, moved) == (Outcome.REFUSED, "I6")
-    assert isinstance(admit(GROW, moved), Admitted)
-    settled = replace(READINGS, moved_age_ns={"a": 2 * SECOND_NS})
-    assert isinstance(admit(SHRINK, settled), Admitted)
-
-
 def test_what_is_there_already_is_not_sent_again():
     step = replace(SHRINK, from_amount=600 * MIB, to_amount=510 * MIB)
     assert refusal_of(step) == (Outcome.UNCHANGED, "")
