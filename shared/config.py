@@ -86,7 +86,7 @@ class _Source:
         if path is None:
             return cls("settings", {}, {})
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes().decode()
             tree = tomllib.loads(text)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
@@ -109,7 +109,7 @@ def _lines(text: str) -> dict[KeyPath, int]:
     """The line of each key and table, found by eye: the parser does not tell."""
     found: dict[KeyPath, int] = {}
     table: KeyPath = ()
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if header := _TABLE_LINE.match(line):
             table = _split_key(header[1])
             found.setdefault(table, number)
@@ -126,7 +126,7 @@ def _syntax_text(path: Path, text: str, error: tomllib.TOMLDecodeError) -> str:
     """`file:line: what`; the parser says "at end of document" instead of the last line."""
     said = str(error)
     at = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", said)
-    line = int(at[1]) if at and at[1] else max(1, len(text.splitlines()))
+    line = int(at[1]) if at and at[1] else max(1, text.rstrip("\n").count("\n") + 1)
     return f"{path}:{line}: {said[: at.start()] if at else said}"
 
 

@@ -13,8 +13,6 @@ from typing import TextIO
 
 from shared.clock import SECOND_NS, Clock
 
-KEYS_MAX = 10_000  # that RateLimited remembers; strangers choose keys, memory must not follow
-
 
 def setup(level: str, stream: TextIO, component: str) -> None:
     """Sends everything from `level` ("debug" to "error") up to `stream`, and nothing elsewhere.
@@ -64,10 +62,17 @@ class RateLimited:
     What is kept back is not lost to the operator: whoever drops something counts it by cause.
     """
 
-    def __init__(self, logger: logging.Logger, clock: Clock, per_seconds: float = 60) -> None:
+    def __init__(
+        self,
+        logger: logging.Logger,
+        clock: Clock,
+        per_seconds: float = 60,
+        keys_max: int = 10_000,  # remembered; strangers choose keys, memory must not follow
+    ) -> None:
         self._logger = logger
         self._clock = clock
         self._interval_ns = int(per_seconds * SECOND_NS)
+        self._keys_max = keys_max
         self._said: OrderedDict[object, list[int]] = OrderedDict()  # key -> [tick, kept back]
 
     def warning(self, key: object, event: str, **fields: object) -> None:
@@ -91,5 +96,5 @@ class RateLimited:
     def _remember(self, key: object, now_ns: int) -> None:
         self._said[key] = [now_ns, 0]
         self._said.move_to_end(key)
-        if len(self._said) > KEYS_MAX:
+        if len(self._said) > self._keys_max:
             self._said.popitem(last=False)

@@ -86,6 +86,10 @@ class NatsServer:
         """Stalled: connections stay open, nothing is read and nothing answers."""
         assert self._process is not None, "not running"
         self._process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 5
+        while not _is_stopped(self.pid):  # each thread stops when it next enters the kernel
+            assert time.monotonic() < deadline, "does not stop"
+            time.sleep(0.001)
 
     def resume(self) -> None:
         assert self._process is not None, "not running"
@@ -140,6 +144,14 @@ class NatsServer:
             return False
         self._ports = (int(clients.rpartition(":")[2]), int(monitoring.rpartition(":")[2]))
         return True
+
+
+def _is_stopped(pid: int) -> bool:
+    states = (
+        path.read_text().rpartition(")")[2].split()[0]
+        for path in Path(f"/proc/{pid}/task").glob("*/stat")
+    )
+    return all(state == "T" for state in states)
 
 
 def nats_server_path() -> str:
