@@ -130,7 +130,7 @@ class Daemon:
         except HrapaqError as error:
             self._failed(str(error))
             log.exception("cycle failed")
-        except Exception as error:
+        except Exception as error:  # BLE001's one case - outermost loop: operators still need us
             self._failed(f"{type(error).__name__}: {error}")
             log.exception("cycle failed, this is a bug")
         else:

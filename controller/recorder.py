@@ -88,9 +88,9 @@ class Recorder:
             try:
                 await self._trail.record(kind, cycle, body)
             except AuditError as error:
-                self._failed(error)
-            else:
-                return True
+                # Perhaps stored, perhaps not: the trail itself repeats it before any other.
+                return self._failed(error)
+            return True
         if len(self._backlog) == BACKLOG_MAX:
             log.error("a record is lost: too many wait for the audit stream")
         self._backlog.append((kind, cycle, body))
