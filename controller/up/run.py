@@ -94,6 +94,7 @@ class _Run:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self.loop.add_signal_handler(number, self.stop_asked.set)
         screen = self.options.report is None and sys.stdout.isatty()
+        self._write_report()  # a place that cannot be written to is said before anything starts
         try:
             async with display(self.view, screen=screen):
                 await self._start_watch_stop()
@@ -105,7 +106,7 @@ class _Run:
         try:
             if await self._unless_stopped(self._start()):
                 await self._watch()
-        except HrapaqError as error:
+        except (HrapaqError, OSError) as error:  # OSError: a full disk, a file in the way
             self._complain(str(error))
         finally:
             await self._stop()
@@ -269,9 +270,17 @@ class _Run:
         for restart in self.supervisor.restarts:
             entry = {"name": restart.name, "at_unix_ns": restart.at_unix_ns, "ended": restart.ended}
             self.report.restarts.append(entry)
+        self._write_report()
+
+    def _write_report(self) -> None:
         self.result = self.report.as_json(time.monotonic() - self.view.started_tick_s)
-        if self.options.report is not None:
-            write(self.options.report, self.result)
+        path = self.options.report
+        if path is None:
+            return
+        try:
+            write(path, self.result)
+        except OSError as error:
+            raise ConfigError(f"the report cannot be written to {path}: {error}") from error
 
     def _say_goodbye(self) -> int:
         lines = [*self.report.errors, *summary(self.result), f"files: {self.directory}"]
