@@ -109,6 +109,7 @@ class Report:
     latencies_ms: list[int] = field(default_factory=list)
     guest_names: dict[str, str] = field(default_factory=dict)  # name by VM id
     left_behind: list[str] = field(default_factory=list)
+    audit_file: str = ""
     _plans: dict[str, pb.PlanReply] = field(default_factory=dict)
 
     def error(self, text: str) -> None:
@@ -165,6 +166,7 @@ class Report:
             "errors": self.errors,
             "restarts": self.restarts,
             "left_behind": self.left_behind,
+            "audit_file": self.audit_file,
             "latency_sample_to_command_ms": _spread(self.latencies_ms),
             "plans": [_plan(plan) for plan in self._plans.values()],
             "duration_s": round(duration_s, 1),

@@ -28,6 +28,7 @@ from controller.up.machine import cgroup_version, default_state_root, make_state
 from controller.up.measure import Measurement
 from controller.up.nats import EmbeddedNats, free_ports, http_get, port_is_free
 from controller.up.parts import Parts
+from controller.up.record import keep_audit
 from controller.up.report import Report, summary, write
 from controller.up.runfile import ADMIN_DEFAULT, RunFile, read_run_file, run_file_path
 from controller.up.runfile import write_run_file as write_down
@@ -251,6 +252,9 @@ class _Run:
         uuids = tuple(self.hypervisor.uuids.values())
         try:
             await self.hypervisor.stop_guests()
+            await self.supervisor.stop("agent")
+            await self.supervisor.stop("controller")
+            await self._keep_audit()
         finally:
             await self.supervisor.stop_all()
             await self.hypervisor.stop()
@@ -260,6 +264,17 @@ class _Run:
         self.report.left_behind = left
         for text in left:
             self._complain(f"left behind: {text}")
+
+    async def _keep_audit(self) -> None:
+        if self.supervisor.pid("nats") is None:
+            return
+        path = self.directory / "audit.log"
+        count = await keep_audit(self.at.nats, path)
+        if count is None:
+            self._complain("the audit of this run could not be written to a file")
+        else:
+            self.report.audit_file = str(path)
+            self._say(f"{count} audit records kept; to recompute: hrapaq replay --from {path}")
 
     def _ports(self) -> list[int]:
         at = self.at
@@ -284,6 +299,8 @@ class _Run:
 
     def _say_goodbye(self) -> int:
         lines = [*self.report.errors, *summary(self.result), f"files: {self.directory}"]
+        if self.report.audit_file:
+            lines.append(f"recompute its decisions: hrapaq replay --from {self.report.audit_file}")
         sys.stdout.write("\n".join(lines) + "\n")
         return 0 if self.result["loop_closed"] else 1
 
