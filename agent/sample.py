@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.hypervisor import VmReading
-from shared.clock import SECOND_NS
 from shared.telemetry import NodeReadings, VmSample
+from shared.units import SECOND_NS
 
 # Three of the ten-second ticks: a guest whose figures are older than that is not heard any more.
 STATS_AGE_MAX_NS = 30 * SECOND_NS

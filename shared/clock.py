@@ -3,8 +3,9 @@
 import time
 from typing import Protocol
 
-SECOND_NS = 1_000_000_000
-MILLISECOND_NS = 1_000_000
+from shared.units import MILLISECOND_NS, SECOND_NS
+
+__all__ = ["MILLISECOND_NS", "SECOND_NS", "Clock", "FakeClock", "SystemClock"]
 
 
 class Clock(Protocol):
