@@ -13,7 +13,7 @@ from typing import Self
 from agent.admission import Readings
 from agent.hypervisor import Hypervisor, VmReading
 from agent.procfs import parse_pressure, read_counters
-from agent.sample import Allocatable, Rates, RawNode, Resize, resizes, to_sample
+from agent.sample import STATS_AGE_MAX_NS, Allocatable, Rates, RawNode, Resize, resizes, to_sample
 from agent.settings import AgentSettings
 from agent.vm_cgroups import VmCgroups
 from shared.clock import SECOND_NS, Clock
@@ -24,7 +24,6 @@ from shared.telemetry import VmSample, VmState
 
 logger = logging.getLogger(__name__)
 
-STATS_PERIODS_MAX = 3
 LEVERS_AGAIN_NS = 60 * SECOND_NS  # asking costs a bulk call
 
 
@@ -71,7 +70,8 @@ class Sampler:
         self._hypervisor = hypervisor
         self._clock = clock
         self._share = share
-        self._stats_age_ns_max = int(STATS_PERIODS_MAX * interval_s * SECOND_NS)
+        # Guests stamp their figures at a pace of their own, however often they are read.
+        self._stats_age_ns_max = max(STATS_AGE_MAX_NS, int(3 * interval_s * SECOND_NS))
         self._previous: RawNode | None = None
         self._resized: dict[str, Resize] = {}
         self._cgroups = VmCgroups(root)

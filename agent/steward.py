@@ -113,7 +113,7 @@ class Steward:
             steps = guard.on_lease_end(self._state, readings) if readings is not None else ()
             if not steps or readings is None:
                 return 0
-            logger.warning("lease ended, growing back", extra={"steps": len(steps)})
+            self._said.warning("walk", "lease ended, growing back", steps=len(steps))
             planned = [Admitted(step) for step in steps]
             results = await self._executor.carry_out(
                 planned, readings, self._lease_is_back, way_back=True
