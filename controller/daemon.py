@@ -61,6 +61,7 @@ class Daemon:
 
     async def _start(self) -> None:
         controller, settings = self.controller, self._settings
+        controller.adopt_epoch()  # an unusable state directory shows here, not minutes later
         controller.desk.load()
         controller.ingest.start()
         await controller.bus.connect()
@@ -159,16 +160,16 @@ class Daemon:
     def _refresh(self, status: IngestStatus, nodes: tuple[Node, ...]) -> None:
         controller = self.controller
         agents = controller.dispatcher.agents()
-        if controller.epoch:  # counters belong to an epoch; before the first there are none
+        view = controller.view()
+        if view.epoch:  # counters belong to an epoch; before the first cycle there are none
             controller.books.telemetry(status.messages, status.dropped)
         controller.books.metrics.agents(sum(agent.connected for agent in agents.values()))
-        view = controller.view()
         audit = audit_part(
             healthy=controller.recorder.healthy,
             bus=controller.bus.status_text,
             detail=controller.recorder.detail,
         )
-        cycle = cycle_part(cycles=view.cycles, trouble=self._trouble, waiting=not controller.epoch)
+        cycle = cycle_part(cycles=view.cycles, trouble=self._trouble, waiting=not view.epoch)
         controller.publish(
             agents=agents,
             nodes=tuple(node_info(node) for node in nodes),

@@ -16,7 +16,7 @@ from controller.recorder import Recorder
 from controller.store import OVERRIDES_FILE, read_if_there, write_durably
 from controller.view import View
 from shared.clock import SECOND_NS, Clock
-from shared.errors import DispatchError
+from shared.errors import ConfigError, DispatchError
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,10 @@ class OperatorDesk:
 
     def load(self) -> None:
         """What was in force when the last controller stopped; ConfigError when it is damaged."""
-        data = read_if_there(self._path)
+        try:
+            data = read_if_there(self._path)
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be read: {error.strerror}") from error
         if data is not None:
             tick_ns, unix_ns = self._clock.tick_ns(), self._clock.unix_ns()
             self.overrides = from_bytes(data, tick_ns, unix_ns, str(self._path))

@@ -105,7 +105,8 @@ class Sessions(rpc.CommandsServicer):
         older = self._streams.get(node_id)
         stream = _Stream(node_id, context)
         self._streams[node_id] = stream
-        if older is not None:
+        if older is not None:  # a reconnection that was quicker than we, or two agents of one node
+            log.warning("older stream superseded", extra={"node": node_id})
             older.supersede()
         self._update(self._agent_of(hello))
         log.info("agent connected", extra={"node": node_id, "host": hello.node_name})

@@ -1,11 +1,14 @@
 """The whole controller on a real nats-server and real gRPC: telemetry in, commands out, or not."""
 
 import asyncio
+import subprocess
+import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
+import pytest
 from msgspec import structs
 
 from controller.audit import read_audit
@@ -15,6 +18,7 @@ from controller.scripted_agent import ScriptedAgent
 from controller.settings import ControllerSettings
 from shared.bus import NatsBus
 from shared.clock import SECOND_NS, SystemClock
+from shared.errors import ConfigError
 from shared.pb import admin_pb2, admin_pb2_grpc
 from shared.pb import commands_pb2 as pb
 from shared.resources import MIB
@@ -482,3 +486,39 @@ def test_a_bug_in_one_cycle_does_not_end_the_controller_and_is_shown(tmp_path):
 
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         runner.run(scenario())
+
+
+def program(*arguments: str, before: str = "pass") -> subprocess.CompletedProcess[str]:
+    code = f"import sys; {before}; sys.argv[1:] = {list(arguments)!r}"
+    code += "; from controller.__main__ import main; main()"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_check_config_names_the_line_and_the_closest_key(tmp_path):
+    file = tmp_path / "controller.toml"
+    file.write_text('mode = "observe"\ncycle_intervall_s = 5.0\n')
+    done = program("check-config", "--config", str(file))
+    assert done.returncode == 1
+    assert f"{file}:2" in done.stderr
+    assert "cycle_interval_s" in done.stderr
+    file.write_text('[controller]\nmode = "observe"\n[agent]\nrole = "host"\n')
+    assert program("check-config", "--config", str(file)).returncode == 0
+
+
+def test_without_the_controllers_libraries_one_line_says_what_to_install():
+    done = program("check-config", before="sys.modules['numpy'] = None")
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        "hrapaq-controller: numpy is not installed: pip install 'hrapaq[controller]'"
+    )
+
+
+def test_a_state_directory_that_cannot_be_written_stops_the_start(tmp_path):
+    async def scenario():
+        (tmp_path / "state").write_text("a file, no directory")
+        daemon = Daemon(settings(tmp_path, "nats://127.0.0.1:1", "observe"), SystemClock(), "test")
+        with pytest.raises(ConfigError, match="state_directory"):
+            await daemon.run(asyncio.Event())
+
+    asyncio.run(scenario())
