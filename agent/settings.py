@@ -29,8 +29,8 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """host:port of the controller that a host agent dials for commands; default: this machine;
     empty: none, the agent only reports."""
     sample_interval_s: Seconds = 10.0
-    """Seconds between two samples; default 10: fine enough for a grid of a minute, and half a
-    percent of a core with 50 VMs. Guest statistics older than three of them, and than 30 s, do not count."""
+    """Seconds between two samples; default 10, fine enough for a grid of a minute. Guest
+    statistics older than three of them, and than 30 s, do not count."""
     state_directory: Path = Path("/var/lib/hrapaq-agent")
     """Directory of a host agent's memory: epoch, lease, fallback. Default /var/lib/hrapaq-agent;
     must be writable and is held by one agent at a time."""
