@@ -21,12 +21,13 @@ bench: setup  ## Prints tables of speed and size of this machine; asserts nothin
 	@set -e; for script in tests/bench/bench_*.py; do echo "== $$script"; $(PYTHON_HERE) $$script; done
 
 .PHONY: lint
-lint: setup  ## Formatting, lint, types, import contracts, generated code: as CI checks them.
+lint: setup  ## Formatting, lint, types, import contracts, generated parts: as CI checks them.
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	$(PYTHON_HERE) proto/generate.py --check
+	$(PYTHON_HERE) deploy/readme.py --check
 
 .PHONY: setup
 setup:  ## Environment and packages for running, testing and checking.
