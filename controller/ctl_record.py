@@ -259,13 +259,20 @@ def _show_records(records: "list[AuditRecord]") -> None:
         at = datetime.fromtimestamp(record.at_unix_ns / 1e9).astimezone()
         body = _plain_record(record)["body"]
         assert isinstance(body, dict)
-        what = "  ".join(f"{key}={value}" for key, value in body.items())
+        what = "  ".join(f"{key}={_brief(value)}" for key, value in body.items() if value)
         place = (f"{at:%m-%d %H:%M:%S}", record.record_id, str(record.cycle), record.kind)
         table.add_row(*place, escape(what[:DETAIL_WIDTH]))
     if records:
         console().print(table)
     else:
         click.echo("no record of that kind and time")
+
+
+def _brief(value: object) -> str:
+    """Lists and tables by their length: --json has all of them."""
+    if isinstance(value, (list, dict)):
+        return f"({len(value)})"
+    return str(value)
 
 
 def _complain_of_damage(log: "AuditLog") -> None:

@@ -69,7 +69,14 @@ def show_status(status: pb.Status) -> None:
 
 def show_nodes(nodes: Iterable[pb.NodeRow]) -> None:
     table = _table(
-        "node", "role", "agent", "age", ">cpu use/cap", ">memory use/cap", ">VMs", "levers"
+        "node",
+        "role",
+        "agent",
+        "age",
+        ">cpu use / for VMs",
+        ">memory use / for VMs",
+        ">VMs",
+        "levers",
     )
     for node in nodes:
         by_word = {amounts.resource: amounts for amounts in node.resources}

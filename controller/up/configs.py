@@ -59,7 +59,7 @@ def controller_toml(demo: Demo, at: Addresses, state_directory: Path) -> str:
         cpu_overcommit=4.0,
         node_expiry_s=120.0 + 3 * demo.cycle_s,
         telemetry_stream_mib_max=128,
-        audit_stream_mib_max=512,
+        audit_stream_mib_max=256,
         policy=PolicySettings(memory_quantum_mib=8),
         vms={uuid: VmSettings(mode="enforce") for uuid in demo.enforced},
     )

@@ -12,6 +12,7 @@ from rich.live import Live
 
 from controller.up.screen import render
 from controller.up.view import View
+from shared.pb import admin_pb2 as pb
 from shared.resources import MIB
 
 REFRESH_S = 0.5
@@ -69,8 +70,16 @@ def summary_line(view: View) -> str:
         f"-- cycle {status.cycles}: {status.telemetry_messages} messages, "
         f"{status.plans_verified} plans verified, {status.commands_acknowledged} commands "
         f"acknowledged, {view.moved_bytes / MIB:.0f} MiB moved; guests (MiB): {sizes or 'none'}"
+        + _not_done(view.plan)
         + (f"; the controller {view.controller_silent}" if view.controller_silent else "")
     )
+
+
+def _not_done(plan: pb.PlanReply | None) -> str:
+    """Why the last plan was not carried out, where it was not."""
+    if plan is None or plan.verdict == "verified":
+        return ""
+    return f"; last plan: {plan.verdict}"
 
 
 def _print_new(view: View, shown: int) -> int:

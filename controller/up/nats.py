@@ -12,7 +12,8 @@ from pathlib import Path
 from controller.up.supervisor import ChildSpec
 from shared.errors import HrapaqError
 
-# JetStream acknowledges what a power cut then takes away unless every write is synced.
+# JetStream acknowledges what a power cut then takes away unless every write is synced. The file
+# store is far larger than the streams: to change a stream the server reserves its size once more.
 CONFIG = """\
 server_name: hrapaq_up
 listen: "127.0.0.1:{port}"
@@ -23,7 +24,7 @@ jetstream {{
   store_dir: {store}
   sync_interval: always
   max_memory_store: 64MB
-  max_file_store: 1GB
+  max_file_store: 4GB
 }}
 """
 

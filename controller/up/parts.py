@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from controller.up.hypervisor import Hypervisor
 from controller.up.nats import http_get
@@ -26,6 +26,7 @@ class Parts:
     view: View
     report: Report
     say: Callable[[str], None]
+    _ill: dict[str, bool] = field(default_factory=dict)  # parts that were well once
 
     async def run(self) -> None:
         while True:
@@ -36,8 +37,20 @@ class Parts:
                 self._guests(),
                 *self._of_controller(),
             ]
+            self._say_changes()
             await self._revive_libvirt()
             await asyncio.sleep(EVERY_S)
+
+    def _say_changes(self) -> None:
+        """A part that was well once and is not any more, and when it is again."""
+        for part in self.view.parts:
+            was_ill = self._ill.get(part.name)
+            if was_ill is None and not part.healthy:
+                continue  # it has not begun yet
+            if was_ill is not None and was_ill == part.healthy:
+                word = "is well again" if part.healthy else "is ill"
+                self.say(f"{part.name} {word}: {part.detail}")
+            self._ill[part.name] = not part.healthy
 
     async def _nats(self) -> PartHealth:
         reply = await http_get(self.monitor_port, "/varz")
@@ -75,7 +88,7 @@ class Parts:
     def _of_controller(self) -> list[PartHealth]:
         """What the controller says of its own parts."""
         parts = self.view.status.parts if self.view.status is not None else ()
-        return [PartHealth(f"· {part.name}", part.healthy, part.detail) for part in parts]
+        return [PartHealth(part.name, part.healthy, part.detail) for part in parts]
 
     async def _revive_libvirt(self) -> None:
         try:
