@@ -137,7 +137,7 @@ def _column(
 
 
 def _node_rows(view: View, node: pb.NodeRow, *, wide: bool) -> list[list[RenderableType]]:
-    vms = [vm for vm in view.vms if vm.node_id == node.node_id]
+    vms = sorted((vm for vm in view.vms if vm.node_id == node.node_id), key=_rank)
     by_word = {amounts.resource: amounts for amounts in node.resources}
     state = f"connected, {node.age_ms / 1000:.0f} s" if node.connected else "[red]not connected[/]"
     if missing := [word for word, why in sorted(node.levers.items()) if why]:
@@ -171,9 +171,14 @@ def _short_name(name: str) -> str:
     return name.removeprefix("hrapaq-")
 
 
+def _rank(vm: pb.VmRow) -> tuple[bool, str]:
+    """What may move first, then by name."""
+    return vm.mode != "enforce", vm.name
+
+
 def _state(vm: pb.VmRow) -> str:
     style = STATE_STYLE.get(vm.state.partition(":")[0], "magenta")
-    mode = "" if vm.mode == "enforce" else f"[dim]{vm.mode}[/] "
+    mode = "" if vm.mode in {"enforce", vm.state} else f"[dim]{vm.mode}[/] "
     return f"{mode}[{style}]{escape(vm.state)}[/]"
 
 
