@@ -105,7 +105,7 @@ def test_it_fits_and_says_the_main_things(width, height):
     assert "real guests, emulated (TCG)" in text
     assert "1:00, ends in 2:00" in text
     assert "this-host" in text
-    assert "├ demo-memory" in text
+    assert "└ demo-memory" in text
     assert "256M→336M" in text
     assert "184 MiB → 144 MiB" in text
     assert "12:00:39" in text, "the newest record line is shown"
@@ -140,6 +140,22 @@ def test_many_machines_are_cut_and_it_is_said():
     view.vms = [vm(f"vm-{number}", 100, 200, 200) for number in range(80)]
     text = "\n".join(draw(view, 120, 40))
     assert "more" in text and "last plan" in text and "parts" in text
+
+
+def test_what_may_move_stands_first():
+    view = full_view()
+    view.vms.append(vm("a-vm-of-somebody", 100, 200, 200, "observe"))
+    view.vms[-1].mode = "observe"
+    text = "\n".join(draw(view, 120, 40))
+    assert text.index("demo-memory") < text.index("└ a-vm-of-somebody")
+    assert "observe observe" not in text
+
+
+def test_why_a_step_did_not_come_about_is_shown_instead_of_why_it_was_wanted():
+    view = full_view()
+    view.plan.steps[0].outcome = "refused: I6: no fresh guest statistics"
+    text = "\n".join(draw(view, 120, 40))
+    assert "I6: no fresh guest statistics" in text and "refused" in text
 
 
 def test_clock():
