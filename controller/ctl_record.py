@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from controller.ctl_types import Duration
-from shared.errors import BusError
 
 if TYPE_CHECKING:
     from controller.core.chain import AuditLog, AuditRecord
@@ -231,15 +230,17 @@ def _on_bus(url: str | None, work: "Callable[[Bus], Coroutine[object, object, T]
 
 @asynccontextmanager
 async def _connected(url: str) -> "AsyncIterator[Bus]":
+    from controller.ctl_client import Complaint
     from shared.bus import NatsBus
 
     bus = NatsBus([url], "hrapaq", lambda _error: None)
     await bus.connect()
     try:
         if not await bus.wait_connected(CONNECT_WITHIN_S):
-            raise BusError(
+            raise Complaint(
                 f"no bus: {url} does not answer ({bus.status_text}). Start `hrapaq up`, or name "
-                "the server with --nats URL"
+                "the server with --nats URL",
+                exit_code=2,
             )
         yield bus
     finally:

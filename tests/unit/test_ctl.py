@@ -244,6 +244,58 @@ def test_amounts_that_are_none(resource, text):
         parse_amount(resource, text)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("controller.toml", 'mode = "observe"', "good for the controller"),
+        ("agent.toml", 'role = "host"', "good for the agent"),
+        ("any.toml", 'role = "host"', "good for the agent"),
+        ("any.toml", "lease_s = 300", "good for the controller"),
+        ("both.toml", '[agent]\nrole = "host"\n[controller]\nlease_s = 300', "for the agent"),
+    ],
+)
+def test_check_config_of_a_good_file(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    result = CliRunner().invoke(cli, ["check-config", str(tmp_path / name)])
+    assert result.exit_code == 0, result.output
+    assert expected in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("controller.toml", 'mode = "observe"\nlease = 300', ":2: lease is unknown"),
+        ("agent.toml", 'rolle = "host"', "did you mean 'role'?"),
+        ("controller.toml", "lease_s = 20", "lease_s = 20 is too short"),
+        ("controller.toml", "lease_s =", "controller.toml:1:"),
+    ],
+)
+def test_check_config_says_what_is_wrong_and_where(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    result = CliRunner().invoke(cli, ["check-config", str(tmp_path / name)])
+    assert result.exit_code == 1
+    assert expected in result.output and "Traceback" not in result.output
+
+
+def test_check_config_prints_settings_with_their_meaning(tmp_path):
+    (tmp_path / "controller.toml").write_text("lease_s = 300")
+    command = ["check-config", str(tmp_path / "controller.toml"), "--print"]
+    result = CliRunner().invoke(cli, command)
+    assert "# Seconds that grants hold" in result.output and "lease_s = 300" in result.output
+
+
+def test_the_record_cannot_be_read_where_there_is_none(tmp_path):
+    missing = CliRunner().invoke(cli, ["replay", "--from", str(tmp_path / "no-file")])
+    assert missing.exit_code == 1 and "no-file" in missing.output
+    (tmp_path / "other").write_text("text")
+    other = CliRunner().invoke(cli, ["replay", "--from", str(tmp_path / "other")])
+    assert other.exit_code == 1 and "no exported audit log" in other.output
+    wrong = CliRunner().invoke(cli, ["audit", "--kind", "plans"])
+    assert wrong.exit_code == 2 and "intent" in wrong.output
+    silent = CliRunner().invoke(cli, ["audit", "--nats", "nats://127.0.0.1:1"])
+    assert silent.exit_code == 2 and "nats://127.0.0.1:1 does not answer" in silent.output
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell):
     result = CliRunner().invoke(cli, ["completion", shell])
