@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONNECT_WITHIN_S = 5.0
+CONNECT_WITHIN_S = 3.0
 DETAIL_WIDTH = 110
 BYTES_SHOWN_MAX = 64
 BUS_HELP = "The bus to read from. Default: the running `hrapaq up`, else nats://127.0.0.1:4222."
