@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.discover import look, open_hypervisor
+from agent.hypervisor import Hypervisor
 from agent.identity import node_identity
 from agent.metrics import AgentMetrics, Exposition
 from agent.publisher import Publisher
@@ -57,15 +58,21 @@ async def run(
 
 
 class Agent:
-    """`open`, run the `duties`, `close`."""
+    """`open`, run the `duties`, `close`. A hypervisor that is given is not looked for."""
 
-    def __init__(self, settings: AgentSettings, root: Path, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        root: Path,
+        clock: Clock,
+        hypervisor: Hypervisor | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self.identity = node_identity(root)
         self._found = look(settings, root)
         self.metrics = AgentMetrics()
-        self.hypervisor = open_hypervisor(settings, self._found, clock)
+        self.hypervisor = hypervisor or open_hypervisor(settings, self._found, clock)
         self._sampler = Sampler(
             root, self.hypervisor, clock, Share.of_settings(settings), settings.sample_interval_s
         )

@@ -74,9 +74,12 @@ class Stopwatch:
 
 
 class Controller:
-    """The parts of a controller, and what it does with them once per cycle."""
+    """The parts of a controller, and what it does with them once per cycle.
 
-    def __init__(self, settings: ControllerSettings, clock: Clock) -> None:
+    `bus` carries the audit trail; None: NATS, as the settings say.
+    """
+
+    def __init__(self, settings: ControllerSettings, clock: Clock, bus: Bus | None = None) -> None:
         self._settings = settings
         self._policy = settings.to_policy()
         self._clock = clock
@@ -92,7 +95,7 @@ class Controller:
         self.epoch = 0  # 0: none claimed yet, nothing is sent
         self.broadcast = Broadcast(clock)
         self.ingest = Ingest(settings, clock)
-        self.bus: Bus = NatsBus(settings.bus_servers, "controller-audit", self._on_bus_error)
+        self.bus: Bus = bus or NatsBus(settings.bus_servers, "controller-audit", self._on_bus_error)
         self.recorder = Recorder(self.bus, clock, settings.audit_stream_mib_max)
         self.dispatcher = Dispatcher(clock, self.broadcast.tell)
         self.books = Books(ControllerMetrics())
