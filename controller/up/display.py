@@ -27,7 +27,8 @@ async def display(view: View, *, screen: bool) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        # OSError: whoever read our output has gone; the run was not for them alone.
+        with contextlib.suppress(asyncio.CancelledError, OSError):
             await task
 
 

@@ -54,6 +54,7 @@ class Hypervisor:
             if choice == "libvirt":
                 raise
             self.kind = "simulated" if choice == "auto" else "none"
+            self.others_mib = 0  # nobody reports them any more
             self.why = f"no real guests: {error}"
 
     @property
