@@ -254,10 +254,16 @@ def _granted(
 ) -> GuardState:
     """Lease and fallback of an accepted command.
 
-    Levers of VMs that are gone are forgotten. A lever that is moved for the first time and has no
-    fallback of the plan gets the amount that it has now.
+    A lever that the plan has no word on loses its fallback, as one that is to stay where it is,
+    but for VMs that give no readings now: the plan could not know them. A lever that is moved for
+    the first time and has no fallback of the plan gets the amount that it has now.
     """
-    fallback = {lever: a for lever, a in state.fallback.items() if lever[0] in readings.vms}
+    fallback = {
+        (vm_id, resource): amount
+        for (vm_id, resource), amount in state.fallback.items()
+        if (vm := readings.vms.get(vm_id)) is not None
+        and (not command.fallback or limit_of(vm, resource, readings.node) is None)
+    }
     fallback |= _by_lever(command.fallback)
     for step in command.steps:
         vm = readings.vms.get(step.vm_id)

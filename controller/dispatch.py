@@ -54,6 +54,7 @@ class Dispatcher:
         self._sessions = Sessions(clock, self._on_ack, self._on_change)
         self._server: aio.Server | None = None
         self._sequence = 0
+        self._spoken: dict[str, int] = {}  # node -> the epoch in which it was last sent something
         self._waiting: dict[str, _Waiting] = {}
         self._answered: OrderedDict[str, str] = OrderedDict()  # command -> node
         self._closing = False
@@ -84,9 +85,10 @@ class Dispatcher:
     def agents(self) -> dict[str, Agent]:
         return dict(self._sessions.agents)
 
-    def epoch_highest(self) -> int:
-        """The highest epoch that any agent reports."""
-        return self._sessions.epoch_highest()
+    def epoch_of_others(self) -> int:
+        """The highest epoch that an agent reports and did not get from here; 0: none."""
+        agents = self._sessions.agents.values()
+        return max((agent.epoch_highest for agent in agents if not self._is_ours(agent)), default=0)
 
     async def apply(self, audited: AuditedPlan, snapshot: Snapshot, policy: Policy) -> PlanOutcome:
         """Every step of the plan, as far as agents and measurements let it go. Does not raise:
@@ -111,7 +113,7 @@ class Dispatcher:
 
     async def _renew(self, renewal: Renewal, epoch: int, policy: Policy) -> bool:
         agent = self._sessions.agents.get(renewal.node_id)
-        if agent is None or not agent.connected or agent.epoch_highest > epoch or self._closing:
+        if agent is None or not agent.connected or self._closing or self._is_over(agent, epoch):
             return False
         header = self._header(agent, renewal.plan_id, epoch, agent.generation, policy)
         self._remember(header.command_id, renewal.node_id)  # agents may answer renewals or not
@@ -164,9 +166,18 @@ class Dispatcher:
             raise DispatchError(
                 f"planned on generation {generation}, the agent has moved on to {agent.generation}"
             )
-        if agent.epoch_highest > epoch:
+        if self._is_over(agent, epoch):
             raise DispatchError(f"I7: the agent has obeyed epoch {agent.epoch_highest}")
         return agent
+
+    def _is_ours(self, agent: Agent) -> bool:
+        return self._spoken.get(agent.node_id) == agent.epoch_highest
+
+    def _is_over(self, agent: Agent, epoch: int) -> bool:
+        """Another controller has reached this epoch, or passed it: one that began on another disk
+        counts from its own beginning."""
+        ours = self._is_ours(agent)
+        return agent.epoch_highest > epoch or (agent.epoch_highest == epoch and not ours)
 
     async def _exchange(
         self, progress: Progress, node_id: str, message: pb.ControllerMessage
@@ -195,6 +206,7 @@ class Dispatcher:
         self, agent: Agent, plan_id: str, epoch: int, generation: int, policy: Policy
     ) -> pb.Header:
         self._sequence += 1
+        self._spoken[agent.node_id] = epoch
         return pb.Header(
             command_id=uuid.uuid4().hex,
             plan_id=plan_id,

@@ -124,8 +124,8 @@ class Controller:
     def adopt_epoch(self) -> None:
         """Above our own and above any that an agent has obeyed, on the disk before it is used
         (I7). ConfigError when it cannot be written there."""
-        seen = self.dispatcher.epoch_highest()
-        if self.epoch and seen <= self.epoch:
+        seen = self.dispatcher.epoch_of_others()
+        if self.epoch and seen < self.epoch:
             return
         try:
             self.epoch = claim_epoch(self._settings.state_directory, seen)

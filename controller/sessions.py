@@ -77,10 +77,6 @@ class Sessions(rpc.CommandsServicer):
         """Every agent that was ever heard in this run, by node."""
         return MappingProxyType(self._agents)
 
-    def epoch_highest(self) -> int:
-        """The highest epoch that any agent says it has obeyed; 0 when none has said anything."""
-        return max((agent.epoch_highest for agent in self._agents.values()), default=0)
-
     async def send(self, node_id: str, message: pb.ControllerMessage) -> None:
         """Hands the message to the node's stream; AgentUnreachable when nothing was written.
 

@@ -15,7 +15,9 @@ from controller.core.state import (
     Bins,
     Fallback,
     Forecast,
+    Hold,
     Ints,
+    Mode,
     Plan,
     Policy,
     Snapshot,
@@ -59,7 +61,8 @@ def to_plan(
         )  # fmt: skip
     hosts = sorted({int(snapshot.parent[i]) for i in members if i != root})
     return Plan(
-        plan_id=f"{snapshot.epoch}-{snapshot.cycle}-{snapshot.ids[root][:8]}",
+        # The whole id: those of one maker's machines begin alike (Dell's all with 4c4c4544).
+        plan_id=f"{snapshot.epoch}-{snapshot.cycle}-{snapshot.ids[root]}",
         root=root,
         epoch=snapshot.epoch,
         cycle=snapshot.cycle,
@@ -140,6 +143,8 @@ def _fallbacks(
     Each VM's base is the lower of before and after, which any prefix already holds. What a host
     has left at its fullest moment is shared out over that, in proportion to what VMs lack of
     their full size; the burst reserve counts as left, since nobody lends from it any more.
+    What is observed or frozen has no way back and what is pinned goes nowhere: silence gives no
+    leave to move them either (I8).
     """
     moved = {(s.machine, s.resource): s for s in steps}
     found = []
@@ -148,14 +153,22 @@ def _fallbacks(
             children = [
                 c
                 for c in snapshot.children(host)
-                if snapshot.limit[c, resource] != MISSING and snapshot.lever[c, resource]
+                if snapshot.limit[c, resource] != MISSING
+                and snapshot.lever[c, resource]
+                and snapshot.mode[c] > Mode.OBSERVE
+                and snapshot.hold[c] != Hold.FROZEN
             ]
             spare = _spare(snapshot, moved, host, resource)
             base = {c: _lower(snapshot, moved, c, resource) for c in children}
-            lack = {c: max(_full(snapshot, c, resource) - base[c], 0) for c in children}
+            lack = {
+                c: max(_full(snapshot, c, resource) - base[c], 0)
+                for c in children
+                if snapshot.pin[c, resource] == MISSING
+            }
             whole = sum(lack.values())
             for child in children:
-                extra = min(lack[child], spare * lack[child] // whole) if whole else 0
+                missing = lack.get(child, 0)
+                extra = min(missing, spare * missing // whole) if whole else 0
                 extra = extra // FALLBACK_QUANTUM[resource] * FALLBACK_QUANTUM[resource]
                 found.append(
                     Fallback(child, snapshot.ids[child], host, resource, base[child] + extra)

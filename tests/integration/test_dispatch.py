@@ -250,10 +250,38 @@ def test_nothing_is_sent_to_an_agent_that_has_obeyed_a_newer_controller():
         async with scene() as here:
             agent = await here.agent(epoch_highest=9)
             outcome = await here.apply()
-            assert here.dispatcher.epoch_highest() == 9
+            assert here.dispatcher.epoch_of_others() == 9
             assert await here.dispatcher.renew([Renewal(HOST)], 1, POLICY) == 0
         assert "I7" in outcome.stopped
         assert agent.applies == agent.renewals == []
+
+    asyncio.run(scenario())
+
+
+def test_an_epoch_that_another_controller_has_used_is_not_used_again():
+    """It began on another disk, so it counted from its own beginning."""
+
+    async def scenario():
+        async with scene() as here:
+            epoch = here.plan.plan.epoch
+            agent = await here.agent(epoch_highest=epoch)
+            outcome = await here.apply()
+            assert here.dispatcher.epoch_of_others() == epoch
+            assert await here.dispatcher.renew([Renewal(HOST)], epoch, POLICY) == 0
+        assert "I7" in outcome.stopped
+        assert agent.applies == agent.renewals == []
+
+    asyncio.run(scenario())
+
+
+def test_an_epoch_that_an_agent_has_from_here_is_ours():
+    async def scenario():
+        async with scene() as here:
+            agent = await here.agent()
+            await here.apply()
+            await agent.beat()
+            await until(lambda: here.dispatcher.agents()[HOST].epoch_highest == 1)
+            assert here.dispatcher.epoch_of_others() == 0
 
     asyncio.run(scenario())
 

@@ -93,6 +93,17 @@ def test_a_lever_without_a_fallback_goes_back_to_where_it_was():
     assert state.fallback == {("a", Resource.MEMORY): 512 * MIB}
 
 
+def test_a_lever_that_the_plan_has_no_word_on_stays_where_it_is():
+    """It was pinned or frozen since; only a VM that cannot be read keeps what was said before."""
+    memory = ("a", Resource.MEMORY)
+    unread = ("b", Resource.MEMORY)
+    state = GuardState(fallback={memory: 600 * MIB, ("a", Resource.CPU): 2000, unread: 300 * MIB})
+    readings = replace(READINGS, vms={"a": VM, "b": VmSample(vm_id="b", name="b")})
+    told = command(SHRINK, fallback=((*memory, 700 * MIB),))
+    state, _ = judge(told, state, NOW_NS, readings)
+    assert state.fallback == {memory: 700 * MIB, unread: 300 * MIB}
+
+
 def test_a_dry_run_leaves_nothing_but_its_sequence():
     state, verdict = judge(command(SHRINK, dry_run=True), GuardState(), NOW_NS, READINGS)
     assert isinstance(verdict, Accepted)

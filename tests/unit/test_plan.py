@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from controller.core.allocate.tree import allocate
 from controller.core.bins import to_bins
+from controller.core.cycle import decide
 from controller.core.plan import cut_grow, to_plan
-from controller.core.state import MISSING, Mode
+from controller.core.state import MISSING, Hold, Mode
 from controller.testing import (
     SMALL_POLICY,
     Machine,
@@ -85,6 +86,32 @@ def test_a_quiet_plan_still_names_the_way_back():
     _, plan = planned(machines)
     memory = [f.amount for f in plan.fallback if f.resource is Resource.MEMORY]
     assert memory == [512 * MIB], "with room for it, the full size is safe without a controller"
+
+
+def test_what_may_not_move_has_no_way_back_to_go():
+    """Silence is no leave to move what an operator holds still (I8)."""
+    half = {"limit": (500, 256 * MIB, None), "demand": (50, 130 * MIB, 0)}
+    machines = [
+        host("h", 4 * GIB),
+        Machine("seen", "h", mode=Mode.OBSERVE, **half),
+        Machine("held", "h", hold=Hold.FROZEN, **half),
+        Machine("pin", "h", pin=(500, 256 * MIB, None), **half),
+        Machine("free", "h", **half),
+    ]
+    snapshot, plan = planned(machines)
+    memory = {
+        snapshot.names[f.machine]: f.amount for f in plan.fallback if f.resource is Resource.MEMORY
+    }
+    assert memory == {"pin": 256 * MIB, "free": 512 * MIB}
+
+
+def test_plans_of_one_cycle_have_names_of_their_own():
+    """One maker's machines have ids that begin alike."""
+    machines = [host("host a"), host("host b"), Machine("v", "host a"), Machine("w", "host b")]
+    snapshot, forecast = make_snapshot(machines), make_forecast(machines)
+    assert snapshot.ids[0][:8] == snapshot.ids[1][:8]
+    plans = {tree.verdict.plan.plan_id for tree in decide(snapshot, forecast, SMALL_POLICY).trees}
+    assert len(plans) == 2
 
 
 def test_every_step_says_why():
