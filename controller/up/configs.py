@@ -56,7 +56,7 @@ def controller_toml(demo: Demo, at: Addresses, state_directory: Path) -> str:
         command_ttl_s=10.0,
         vm_overhead_mib=VM_OVERHEAD_MIB,
         memory_floor_mib=96,
-        cpu_overcommit=4.0,
+        cpu_overcommit=2.0,  # on two cores the four guests together have a little too much
         node_expiry_s=120.0 + 3 * demo.cycle_s,
         telemetry_stream_mib_max=128,
         audit_stream_mib_max=256,
