@@ -30,6 +30,18 @@ class StoredMessage(NamedTuple):
 
 Answer = TypeVar("Answer")
 
+# What Bus.ensure_stream says of a stream; everything else is the server's own.
+_DESCRIBED = (
+    "subjects",
+    "max_age",
+    "max_bytes",
+    "discard",
+    "storage",
+    "duplicate_window",
+    "deny_delete",
+    "deny_purge",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class NatsOptions:
@@ -92,13 +104,21 @@ class Session:
         )
 
     async def make_stream(self, config: StreamConfig) -> None:
-        """Creates it, or changes the one of that name; BusError when the server refuses."""
+        """Creates it, or changes the one of that name; BusError when the server refuses.
+
+        A stream that is as described is left alone: the server reserves the size of a stream
+        that is made or changed once more, and refuses both when its store has no room for that.
+        """
+        assert config.name is not None, "a stream without a name"
         what, timeout_s = f"stream {config.name}", 5.0
         try:
-            await self.ask(what, self.stream_api.add_stream(config), timeout_s)
+            there = await self.ask(what, self.stream_api.stream_info(config.name), timeout_s)
         except BusError as error:
-            if not _is_different_stream(error.__cause__):
+            if not isinstance(error.__cause__, nats.js.errors.NotFoundError):
                 raise
+            await self.ask(what, self.stream_api.add_stream(config), timeout_s)
+            return
+        if any(getattr(there.config, name) != getattr(config, name) for name in _DESCRIBED):
             await self.ask(what, self.stream_api.update_stream(config), timeout_s)
 
     async def ask(self, what: str, work: Coroutine[Any, Any, Answer], timeout_s: float) -> Answer:
@@ -265,11 +285,3 @@ def checked_url(url: str) -> str:
     if not usable:
         raise BusError(f"{without_secret(url)!r} is no server: nats://host:port is needed")
     return url
-
-
-_STREAM_DIFFERS = 10058  # in the list of JetStream's errors
-
-
-def _is_different_stream(cause: BaseException | None) -> bool:
-    """The stream is there with other settings."""
-    return isinstance(cause, nats.js.errors.APIError) and cause.err_code == _STREAM_DIFFERS

@@ -23,6 +23,8 @@ from typing import Any, Self
 from shared.bus import BusCounters, MessageCallback, StoredMessage
 from shared.errors import BusError
 
+STORE_BYTES = 10**9  # all streams of a test's server together
+
 
 class NatsServer:
     """A real nats-server with JetStream on a free loopback port; dies with its parent.
@@ -128,7 +130,7 @@ class NatsServer:
                 "jetstream {",
                 f"  store_dir: {json.dumps(str(self.directory / 'store'))}",
                 f"  sync_interval: {self._sync}",
-                "  max_file_store: 1GB",
+                f"  max_file_store: {STORE_BYTES}",
                 "}",
                 "",
             ]

@@ -8,7 +8,7 @@ import pytest
 
 from shared.bus import NatsBus, NatsOptions
 from shared.errors import BusError
-from shared.testing import NatsServer, until
+from shared.testing import STORE_BYTES, NatsServer, until
 
 QUICK = NatsOptions(
     connect_timeout_s=0.5,
@@ -157,6 +157,30 @@ def test_ten_kills_while_publishing_lose_nothing_that_was_acknowledged(server):
             stored = [int(data) for _, data in await read(bus, "S", "s")]
             assert stored[: len(acknowledged)] == acknowledged
             assert len(stored) <= len(acknowledged) + 1  # the last one's answer may have died
+
+    run(scenario)
+
+
+def test_a_stream_that_fills_its_store_is_found_again(server):
+    """Seen: a server reserves the size once more when a stream is described again, and refuses."""
+
+    async def scenario():
+        for life in range(3):
+            async with Connected(server) as bus:
+                await bus.ensure_stream("S", ["s"], max_age_s=60, max_bytes=STORE_BYTES * 6 // 10)
+                assert await bus.publish_acknowledged("s", b"", str(life)) == life + 1
+            server.kill()
+            server.start()
+
+    run(scenario)
+
+
+def test_a_stream_of_that_name_is_changed_to_what_is_described(server):
+    async def scenario():
+        async with Connected(server) as bus:
+            await bus.ensure_stream("S", ["a"], max_age_s=60, max_bytes=10**6)
+            await bus.ensure_stream("S", ["a", "b"], max_age_s=120, max_bytes=10**6)
+            assert await bus.publish_acknowledged("b", b"", "1") == 1
 
     run(scenario)
 
