@@ -29,11 +29,13 @@ LEVERS_AGAIN_NS = 60 * SECOND_NS  # asking costs a bulk call
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What VMs may have of this node together; None: all but the reserve, all CPUs, unknown."""
+    """What VMs may have of this node together; None: all but the reserve, all CPUs (as often as
+    `cpu_overcommit` says), unknown."""
 
     memory_bytes: int | None = None
     memory_reserved_bytes: int = 0
     cpu_millicores: int | None = None
+    cpu_overcommit: float = 1.0
     io_bytes_per_s: int | None = None
 
     @classmethod
@@ -42,6 +44,7 @@ class Share:
             settings.memory_allocatable_bytes,
             settings.memory_reserved_bytes,
             settings.cpu_allocatable_millicores,
+            settings.cpu_overcommit,
             settings.io_allocatable_bytes_per_s,
         )
 
@@ -51,7 +54,7 @@ class Share:
             memory = max(0, memory_total_bytes - self.memory_reserved_bytes)
         cpu = self.cpu_millicores
         if cpu is None and cpu_count is not None:
-            cpu = cpu_count * 1000
+            cpu = int(cpu_count * 1000 * self.cpu_overcommit)
         return Allocatable(memory, cpu, self.io_bytes_per_s)
 
 

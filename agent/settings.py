@@ -48,7 +48,10 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     memory_reserved_bytes: Amount = 1024 * 1024 * 1024
     """Bytes kept for the host itself; default 1 GiB: kernel, libvirt, QEMU's own and this agent."""
     cpu_allocatable_millicores: Amount | None = None
-    """Millicores that VMs may have together; default: all CPUs of the machine."""
+    """Millicores that VMs may have together; default: all CPUs of the machine times
+    cpu_overcommit."""
+    cpu_overcommit: Annotated[float, Meta(gt=0, le=64)] = 1.0
+    """How often each CPU of the machine may be given to VMs; default 1, no overcommitment."""
     io_allocatable_bytes_per_s: Amount | None = None
     """Bytes/s of disk traffic that VMs may have together; default: unknown, and then I/O is left
     alone, because no machine says what its disks can do."""

@@ -37,6 +37,7 @@ class Demo:
     simulated_seed: int | None
     libvirt_uri: str  # "none" without a hypervisor
     memory_allocatable_mib: int
+    cpu_allocatable_millicores: int
 
 
 def controller_toml(demo: Demo, at: Addresses, state_directory: Path) -> str:
@@ -56,7 +57,6 @@ def controller_toml(demo: Demo, at: Addresses, state_directory: Path) -> str:
         command_ttl_s=10.0,
         vm_overhead_mib=VM_OVERHEAD_MIB,
         memory_floor_mib=96,
-        cpu_overcommit=2.0,  # on two cores the four guests together have a little too much
         node_expiry_s=120.0 + 3 * demo.cycle_s,
         telemetry_stream_mib_max=128,
         audit_stream_mib_max=256,
@@ -78,6 +78,7 @@ def agent_toml(demo: Demo, at: Addresses, state_directory: Path) -> str:
         "libvirt_uri": demo.libvirt_uri if seed is None else f"simulated:{seed}",
         "role": "host",
         "memory_allocatable_bytes": demo.memory_allocatable_mib * MIB,
+        "cpu_allocatable_millicores": demo.cpu_allocatable_millicores,
         "metrics_listen": at.agent_metrics,
     }
     # JSON's strings, numbers and lists are TOML's too.

@@ -7,6 +7,7 @@ they are ours, end with the thread that started them.
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -24,6 +25,14 @@ LIST_DEADLINE_S = 10.0
 DOMAIN_OVERHEAD_MIB = 32  # of other domains, as the controller counts it
 
 
+@dataclass(frozen=True, slots=True)
+class Others:
+    """What domains that are not ours have; their limits count, so our pools are laid on top."""
+
+    memory_mib: int = 0  # with their overhead
+    cpu_millicores: int = 0
+
+
 class Hypervisor:
     """Call `prepare` once, then the others; `stop` always."""
 
@@ -32,7 +41,7 @@ class Hypervisor:
         self.why = ""
         self.guests: DemoGuests | None = None
         self.libvirt: Libvirt | None = None
-        self.others_mib = 0  # what domains that are not ours have, with their overhead
+        self.others = Others()
         self._state_directory = state_directory
         self._say = say
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hypervisor")
@@ -54,7 +63,7 @@ class Hypervisor:
             if choice == "libvirt":
                 raise
             self.kind = "simulated" if choice == "auto" else "none"
-            self.others_mib = 0  # nobody reports them any more
+            self.others = Others()  # nobody reports them any more
             self.why = f"no real guests: {error}"
 
     @property
@@ -109,7 +118,7 @@ class Hypervisor:
         try:
             libvirt.start()
             removed = remove_leftovers(libvirt.uri)
-            self.others_mib = _domains_mib(libvirt.uri)
+            self.others = _others(libvirt.uri)
         except (GuestsUnavailable, HypervisorError) as error:
             libvirt.stop()
             raise GuestsUnavailable(str(error)) from error
@@ -131,16 +140,19 @@ class Hypervisor:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
 
-def _domains_mib(uri: str) -> int:
-    """What all domains that run now have together, MiB, with what each costs its host."""
+def _others(uri: str) -> Others:
+    """What all domains that run now have together."""
     connection = connect(uri)
     try:
         domains = guarded(connection.listAllDomains, LIST_DEADLINE_S, "listing domains")
-        sizes = [
-            guarded(domain.info, LIST_DEADLINE_S, "reading a domain")[2] // 1024
+        running = [
+            guarded(domain.info, LIST_DEADLINE_S, "reading a domain")
             for domain in domains
             if domain.isActive()
         ]
     finally:
         connection.close()
-    return sum(int(size) + DOMAIN_OVERHEAD_MIB for size in sizes)
+    return Others(
+        memory_mib=sum(int(info[2]) // 1024 + DOMAIN_OVERHEAD_MIB for info in running),
+        cpu_millicores=sum(int(info[3]) * 1000 for info in running),
+    )

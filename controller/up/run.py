@@ -40,6 +40,8 @@ from shared.errors import ConfigError, HrapaqError
 GUESTS = 4
 GUEST_START_MIB = 256
 SIMULATED_START_MIB = 512  # simulated guests start at full size
+SIMULATED_MILLICORES = 5000  # of all simulated guests together
+CPU_POOL_PERCENT = 70  # of what the guests' virtual CPUs could use: it must move between them
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +159,18 @@ class _Run:
         simulated = self.hypervisor.kind == "simulated"
         start_mib = SIMULATED_START_MIB if simulated else GUEST_START_MIB
         pool_mib = self.options.memory_pool_mib or GUESTS * (start_mib + VM_OVERHEAD_MIB)
-        together_mib = (pool_mib + self.hypervisor.others_mib) / (1 - RESERVE_SHARE)
+        others = self.hypervisor.others
+        millicores = SIMULATED_MILLICORES if simulated else GUESTS * 1000
+        cpu_pool = millicores * CPU_POOL_PERCENT // 100
         return Demo(
             cycle_s=self.options.cycle_s,
             enforced=tuple(self.hypervisor.uuids.values()),
             simulated_seed=random.randrange(1, 1_000_000) if simulated else None,  # noqa: S311 - a story, no secret
             libvirt_uri=self.hypervisor.uri,
-            memory_allocatable_mib=math.ceil(together_mib),
+            memory_allocatable_mib=math.ceil((pool_mib + others.memory_mib) / (1 - RESERVE_SHARE)),
+            cpu_allocatable_millicores=math.ceil(
+                (cpu_pool + others.cpu_millicores) / (1 - RESERVE_SHARE)
+            ),
         )
 
     def _child(self, name: str, config: str, command: str, answers_at: str) -> ChildSpec:

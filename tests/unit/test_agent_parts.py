@@ -104,6 +104,7 @@ def test_the_share_is_all_but_the_reserve_unless_said_otherwise():
     share = Share(memory_reserved_bytes=1024 * MIB).of(4096 * MIB, 2)
     assert (share.memory_bytes, share.cpu_millicores) == (3072 * MIB, 2000)
     assert share.io_bytes_per_s is None
+    assert Share(cpu_overcommit=1.5).of(4096 * MIB, 2).cpu_millicores == 3000
     assert Share(memory_reserved_bytes=8192 * MIB).of(4096 * MIB, 2).memory_bytes == 0
     assert Share().of(None, None).memory_bytes is None
     assert Share(memory_bytes=5, cpu_millicores=7).of(None, None).cpu_millicores == 7
