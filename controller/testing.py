@@ -46,8 +46,12 @@ def host(name: str, memory: int | None = GIB, cpu: int | None = 4000) -> Machine
 
 
 def machine_id(name: str) -> str:
-    """A UUID-shaped identity that carries its name, for readable failures."""
-    return f"{name.encode().hex():0>8.8}-0000-4000-8000-{name.encode().hex():0>12.12}"
+    """A UUID-shaped identity that carries its name, for readable failures.
+
+    The name's first four letters and its last six: different for names of up to ten.
+    """
+    letters = name.encode().hex()
+    return f"{letters:0>8.8}-0000-4000-8000-{letters[-12:]:0>12}"
 
 
 def make_snapshot(machines: list[Machine], epoch: int = 1, cycle: int = 1) -> Snapshot:

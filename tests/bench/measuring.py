@@ -1,0 +1,179 @@
+"""What the benchmarks share: real programs as processes, their costs from /proc, and tables."""
+
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from controller.up.configs import Addresses
+from controller.up.nats import free_ports
+from shared.testing import NatsServer, die_with_parent
+
+T = TypeVar("T")
+
+MIB = 1 << 20
+START_S = 30.0
+STOP_S = 10.0
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class BenchError(Exception):
+    """A benchmark cannot be run here; the text says why."""
+
+
+class Program:
+    """One of our programs as a child process, with the file that it logs into."""
+
+    def __init__(self, name: str, *words: str, log: Path) -> None:
+        self.name = name
+        self._command = (sys.executable, "-m", *words)
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not running"
+        return self._process.pid
+
+    def log_text(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def __enter__(self) -> Self:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl call, nothing that locks
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def wait_for(
+    what: str, look: Callable[[], T | None], *programs: Program, within_s: float = START_S
+) -> T:
+    """What `look` finds once it finds something; BenchError when a program ends meanwhile, or
+    when it takes longer."""
+    deadline = time.monotonic() + within_s
+    while (found := look()) is None:
+        for program in programs:
+            if program.has_ended():
+                raise BenchError(f"{program.name} ended:\n{program.log_text()[-2000:]}")
+        if time.monotonic() > deadline:
+            raise BenchError(f"waited {within_s:.0f} s for {what}")
+        time.sleep(0.05)
+    return found
+
+
+def loopback(nats: NatsServer) -> Addresses:
+    """The bus as it runs, and free ports for everything else."""
+    commands, admin, controller, agent = (f"127.0.0.1:{port}" for port in free_ports(4))
+    return Addresses(nats.url, commands, admin, controller, agent)
+
+
+# ---- costs of a process, from /proc ----
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes. Shared pages count in full in `resident`, by their share in `proportional`."""
+
+    resident: int
+    proportional: int
+    private: int
+
+    def __add__(self, other: "Memory") -> "Memory":
+        return Memory(
+            self.resident + other.resident,
+            self.proportional + other.proportional,
+            self.private + other.private,
+        )
+
+
+def memory_of(pid: int) -> Memory:
+    kib = dict.fromkeys(("Rss:", "Pss:", "Private_Clean:", "Private_Dirty:"), 0)
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, amount = line.split()[:2]
+        if name in kib:
+            kib[name] = int(amount)
+    private = kib["Private_Clean:"] + kib["Private_Dirty:"]
+    return Memory(kib["Rss:"] * 1024, kib["Pss:"] * 1024, private * 1024)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all threads so far; the kernel counts it in hundredths."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / TICKS_PER_S
+
+
+def children_of(pid: int) -> list[int]:
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += map(int, path.read_text().split())
+    return found
+
+
+# ---- tables ----
+
+
+def say(line: str = "") -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def say_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The first column to the left, figures to the right."""
+    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    for row in (heads, *rows):
+        first, *figures = row
+        cells = [first.ljust(widths[0])]
+        cells += [each.rjust(width) for each, width in zip(figures, widths[1:], strict=True)]
+        say("  ".join(cells).rstrip())
+    say()
+
+
+def machine() -> str:
+    load = os.getloadavg()[0]
+    words = f"{os.cpu_count()} cores ({_cpu_model()}), load {load:.1f} at the start"
+    return f"{words}, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def mib(amount_bytes: float) -> str:
+    return f"{amount_bytes / MIB:.1f}"
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least this share of the values does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def _cpu_model() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
