@@ -16,12 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from controller.core.chain import BEGINNING, KINDS, AuditLog, AuditRecord, check, hash_of, in_parts
+from controller.core.chain import (
+    BEGINNING,
+    KINDS,
+    AuditLog,
+    AuditRecord,
+    check,
+    hash_of,
+    in_parts,
+    unpack,
+)
 from controller.core.record import digests, pack_inputs, tree
 from controller.core.state import Decision, Forecast, Policy, Snapshot, VerifiedPlan
 from shared.bus import Bus
 from shared.clock import SECOND_NS, Clock
-from shared.errors import AuditError, BusError
+from shared.errors import AuditError, BusError, WireError
 from shared.resources import MIB
 from shared.subjects import AUDIT_ALL, AUDIT_STREAM, audit_subject
 
@@ -62,6 +71,7 @@ class AuditTrail:
         self._unsure: AuditRecord | None = None  # sent, and nobody said that it is stored
         self._turn = asyncio.Lock()
         self._opened = False
+        self.epoch_found = 0  # of the newest record when the trail was opened; 0: there was none
 
     async def open(self, max_bytes: int = 512 * MIB) -> None:
         """Makes the stream where it is not there, and finds the record to go on from.
@@ -79,6 +89,7 @@ class AuditTrail:
             raise AuditError(f"the audit stream cannot be opened: {error}") from error
         if newest is not None:
             self._previous = hash_of(newest)
+            self.epoch_found = _epoch_in(newest)
         self._opened = True
 
     async def record(self, kind: str, cycle: int, body: Mapping[str, Any]) -> Written:
@@ -198,6 +209,13 @@ async def _stored(bus: Bus, since_unix_ns: int | None) -> AsyncIterator[bytes]:
     async with aclosing(reading):
         async for message in reading:
             yield message.data
+
+
+def _epoch_in(packed: bytes) -> int:
+    try:
+        return unpack(packed).epoch
+    except WireError:
+        return 0  # no record of ours; the chain's check says so
 
 
 def _exported(path: Path) -> Iterator[bytes]:

@@ -30,6 +30,7 @@ class Recorder:
         self._trail: AuditTrail | None = None
         self._epoch = 0
         self._backlog: deque[tuple[str, int, dict[str, Any]]] = deque(maxlen=BACKLOG_MAX)
+        self.epoch_of_others = 0  # the highest that the record shows and that is not from here
         self.healthy = False
         self.detail = "no cycle has been run yet"
 
@@ -40,7 +41,7 @@ class Recorder:
             self.healthy = False
         try:
             if not self.healthy:
-                await self._trail.open(self._stream_bytes_max)
+                await self._open(self._trail)
             while self._backlog:
                 await self._trail.record(*self._backlog[0])
                 self._backlog.popleft()
@@ -48,6 +49,17 @@ class Recorder:
             return self._failed(error)
         self.healthy, self.detail = True, "every record is acknowledged"
         return True
+
+    async def _open(self, trail: AuditTrail) -> None:
+        """No command leaves without a record (I10), so the record knows every epoch in which
+        there may be one under way, also those of a controller on another disk (I7)."""
+        await trail.open(self._stream_bytes_max)
+        if trail.epoch_found >= self._epoch:
+            self.epoch_of_others, self._trail = trail.epoch_found, None
+            raise AuditError(
+                f"epoch {self._epoch} is not ours: another controller has recorded epoch "
+                f"{trail.epoch_found}. The next cycle takes a higher one"
+            )
 
     async def decision(
         self, snapshot: Snapshot, forecast: Forecast, policy: Policy, decision: Decision

@@ -122,9 +122,9 @@ class Controller:
         )
 
     def adopt_epoch(self) -> None:
-        """Above our own and above any that an agent has obeyed, on the disk before it is used
-        (I7). ConfigError when it cannot be written there."""
-        seen = self.dispatcher.epoch_of_others()
+        """Above our own and above any that agents or the record have from others, on the disk
+        before it is used (I7). ConfigError when it cannot be written there."""
+        seen = max(self.dispatcher.epoch_of_others(), self.recorder.epoch_of_others)
         if self.epoch and seen < self.epoch:
             return
         try:

@@ -187,6 +187,20 @@ def test_over_capacity_only_goes_back():
     assert (allocation.level[1:, 1] == bins.lowest[1:, 1]).all()
 
 
+def test_over_capacity_a_pin_still_holds():
+    """Or the verifier turns the whole plan down, and the host stays too full for ever (I8)."""
+    pins = [(None, 192 * MIB, None), (None, 224 * MIB, None), (None, 320 * MIB, None)]
+    limits = [192 * MIB, 256 * MIB, 256 * MIB]
+    machines = [host("h", 800 * MIB), Machine("a", "h")]
+    for name, pin, limit in zip("bcd", pins, limits, strict=True):
+        machines.append(Machine(name, "h", pin=pin, limit=(1000, limit, None)))
+    _, _, bins, allocation = solved(machines)
+    assert allocation.status[0][Resource.MEMORY] == "over"
+    grants = [192 * MIB, 224 * MIB, 256 * MIB]  # at it, towards it, and not up to it now
+    assert allocation.level[2:, Resource.MEMORY].tolist() == grants
+    assert allocation.level[1, Resource.MEMORY] == bins.lowest[1, Resource.MEMORY] < 256 * MIB
+
+
 @pytest.mark.parametrize("gap", ["capacity", "limit"])
 def test_what_is_not_known_is_left_alone(gap):
     machines = [

@@ -91,7 +91,10 @@ class _Tree:
         return (amount - int(self.kept[node])) // self.quantum
 
     def _back_towards_capacity(self, node: int, level: Ints) -> None:
-        """Where limits exceed what there is: shrink as far as allowed, grow nothing."""
+        """Where limits exceed what there is: shrink as far as allowed, grow nothing.
+
+        A pinned VM has its pin for its lowest grant.
+        """
         children = self.children.get(node, [])
         amount = self.capacity[node] if self.capacity[node] != MISSING else self.limit[node]
         over = int(self.limit[children].sum()) + int(self.kept[node]) > int(amount)
@@ -99,7 +102,7 @@ class _Tree:
             if child in self.children:
                 self._back_towards_capacity(child, level)
             elif over:
-                level[child] = self.lowest[child]
+                level[child] = min(int(self.level[child, 0]), int(self.limit[child]))
 
 
 class _Attempt:
