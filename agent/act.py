@@ -98,11 +98,12 @@ class Executor:
 
     async def _admit_and_move(self, planned: Admitted, run: "_Run") -> StepResult:
         step = planned.step
-        objection = run.objection(step)
-        if objection is not None:
-            return refused(step, objection.invariant, objection.detail)
         try:
             before = await self._hypervisor.read(step.vm_id)
+            # Asked after reading, which takes its time: a newer controller may have spoken.
+            objection = run.objection(step)
+            if objection is not None:
+                return refused(step, objection.invariant, objection.detail)
             run.readings = self._with_reading(run.readings, before)
             admitted = admit(step, run.readings, may_cut=run.fell_short, way_back=run.way_back)
             if not isinstance(admitted, Admitted):

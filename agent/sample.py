@@ -2,7 +2,8 @@
 
 The guest's memory figures belong to the balloon size at which they were taken: right after the
 balloon moved, `actual - usable` would mix two moments and understate what the guest holds. They
-count again once they are stamped after the last change of size that was seen.
+count again once they are stamped after the last change of size that was seen. Both moments count
+on the tick, a stamp's by its age: a wall clock that was set back would put it off for as long.
 
 A counter that fell means that the VM was started anew between the two readings: all rates of that
 VM are unknown for one tick, since the counters that did not fall may just have overtaken.
@@ -63,11 +64,11 @@ class Resize:
     """The balloon's size and when it was first seen to be that."""
 
     actual_bytes: int
-    seen_unix_ns: int
+    seen_tick_ns: int
 
 
 def resizes(
-    before: Mapping[str, Resize], vms: tuple[VmReading, ...], unix_ns: int
+    before: Mapping[str, Resize], vms: tuple[VmReading, ...], tick_ns: int
 ) -> dict[str, Resize]:
     """When each VM's balloon came to its present size; a VM that is new counts as just resized."""
     found = {}
@@ -77,7 +78,7 @@ def resizes(
         known = before.get(vm.vm_id)
         same = known is not None and known.actual_bytes == vm.memory_actual_bytes
         found[vm.vm_id] = (
-            known if known is not None and same else Resize(vm.memory_actual_bytes, unix_ns)
+            known if known is not None and same else Resize(vm.memory_actual_bytes, tick_ns)
         )
     return found
 
@@ -121,7 +122,7 @@ def to_sample(
             ),
             _stats_age_ns(vm, current.unix_ns),
             stats_age_max_ns,
-            settled=_settled(vm, current.resized.get(vm.vm_id)),
+            settled=_settled(vm, current),
         )
         for vm in current.vms
     )
@@ -243,11 +244,13 @@ def _stats_age_ns(vm: VmReading, unix_ns: int) -> int | None:
     return max(0, age_ns) if age_ns >= -_CLOCK_SLACK_NS else None
 
 
-def _settled(vm: VmReading, resize: Resize | None) -> bool:
+def _settled(vm: VmReading, current: RawNode) -> bool:
     """Whether the guest's figures were stamped at the balloon's present size."""
+    resize = current.resized.get(vm.vm_id)
     if resize is None or vm.memory_last_update_unix_s is None:
         return False
-    return vm.memory_last_update_unix_s * SECOND_NS >= resize.seen_unix_ns
+    age_ns = current.unix_ns - vm.memory_last_update_unix_s * SECOND_NS
+    return current.tick_ns - age_ns >= resize.seen_tick_ns
 
 
 def _used(actual_bytes: int | None, usable_bytes: int | None) -> int | None:

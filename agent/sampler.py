@@ -112,7 +112,7 @@ class Sampler:
     def sample_of(self, reading: VmReading) -> VmSample:
         """One VM as read just now, between two samples."""
         unix_ns, tick_ns = self._clock.unix_ns(), self._clock.tick_ns()
-        self._resized |= resizes(self._resized, (reading,), unix_ns)
+        self._resized |= resizes(self._resized, (reading,), tick_ns)
         raw = RawNode(unix_ns, tick_ns, vms=(reading,), resized=self._resized)
         (vm,) = to_sample(self._previous, raw, stats_age_max_ns=self._stats_age_ns_max).vms
         return self._with_maximum(vm)
@@ -149,11 +149,11 @@ class Sampler:
             return (), error
 
     def _raw(self, vms: tuple[VmReading, ...]) -> RawNode:
-        unix_ns = self._clock.unix_ns()
-        self._resized = resizes(self._resized, vms, unix_ns) if vms else self._resized
+        unix_ns, tick_ns = self._clock.unix_ns(), self._clock.tick_ns()
+        self._resized = resizes(self._resized, vms, tick_ns) if vms else self._resized
         counters = read_counters(self._root)
         pressures = self._cgroups.pressures(vm.vm_id for vm in vms)
-        return RawNode(unix_ns, self._clock.tick_ns(), counters, vms, pressures, self._resized)
+        return RawNode(unix_ns, tick_ns, counters, vms, pressures, self._resized)
 
     def _rates(self, now: RawNode) -> Rates:
         counters = now.counters

@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,7 +72,7 @@ AFTER = RawNode(
         ),
     ),
     pressures={"a": VmPressure(cpu_us=21_000, memory_us=0, io_us=5)},
-    resized={"a": Resize(512 * MIB, (UNIX_S - 60) * SECOND_NS)},
+    resized={"a": Resize(512 * MIB, 40 * SECOND_NS)},
 )
 
 
@@ -214,13 +215,24 @@ def test_a_rate_exists_just_when_it_can_be_known(
 
 def test_figures_from_before_a_resize_do_not_count() -> None:
     """After a shrink, `actual - usable` of two moments would say that the guest holds nothing."""
-    seen = {"a": Resize(512 * MIB, (UNIX_S + 8) * SECOND_NS)}
+    seen = {"a": Resize(512 * MIB, 108 * SECOND_NS)}
     early = replace(AFTER, resized=seen)
     (vm,) = to_sample(BEFORE, early).vms
     assert (vm.memory_used_bytes, vm.memory_free_bytes) == (None, None)
     assert vm.memory_limit_bytes == 512 * MIB
     stamped = replace(AFTER.vms[0], memory_last_update_unix_s=UNIX_S + 9)
     (vm,) = to_sample(BEFORE, replace(early, vms=(stamped,))).vms
+    assert vm.memory_used_bytes == 128 * MIB
+
+
+@pytest.mark.parametrize("set_by_s", [-7200, 7200])
+def test_a_clock_that_was_set_does_not_put_figures_off(set_by_s: int) -> None:
+    """The size was seen before the clock was set, the figures are stamped after it."""
+    unix_s = UNIX_S + 10 + set_by_s
+    stamped = replace(AFTER.vms[0], memory_last_update_unix_s=unix_s - 1)
+    seen = {"a": Resize(512 * MIB, 108 * SECOND_NS)}
+    now = replace(AFTER, unix_ns=unix_s * SECOND_NS, vms=(stamped,), resized=seen)
+    (vm,) = to_sample(BEFORE, now).vms
     assert vm.memory_used_bytes == 128 * MIB
 
 
