@@ -46,7 +46,7 @@ from shared.testing import NatsServer
 
 WARM_UP_SAMPLES = 3  # the first asks each VM for its XML and limits, which is not repeated
 IDLE_S = 10.0  # of the daemon alone, before there is an agent
-CALL_PAUSE_S = 1.0  # a tick finds cold caches: back to back, the same calls cost a third
+CALL_PAUSE_S = 1.0  # a tick finds caches cold, calls back to back do not
 HOST_GATE_MIB, GUEST_GATE_MIB, CPU_GATE_PERCENT = 64, 36, 1.0
 
 
