@@ -55,7 +55,7 @@ def domain_xml(
   <on_crash>destroy</on_crash>
   <devices>
     <controller type='usb' model='none'/>{_disk(disk, direct=direct)}
-    <serial type='file'><source path='{_text(console)}'/></serial>
+    <serial type='file'><source path='{_text(console)}' append='on'/></serial>
     <memballoon model='virtio' autodeflate='on' freePageReporting='on'>
       <stats period='{STATISTICS_PERIOD_S}'/>
     </memballoon>

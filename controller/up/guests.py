@@ -4,6 +4,7 @@ They are transient and bound to our connection, so that libvirt ends them when t
 however it dies. What a run left behind all the same, the next one removes.
 """
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from controller.up.aftermath import OWNER_NOTE
 from controller.up.guest_xml import MIB, Guest, domain_xml
 from controller.up.image import GuestImage, Say
 from controller.up.libvirtd import connect, guarded, require_libvirt
@@ -69,6 +71,8 @@ class DemoGuests:
     guests: Sequence[Guest] = field(default_factory=default_guests)
     _connection: Any = None
     _directory: Path | None = None
+    _sizes: dict[str, int] = field(default_factory=dict)  # by UUID, bytes; those of boots left out
+    _booting: set[str] = field(default_factory=set)
 
     @property
     def uuids(self) -> dict[str, str]:
@@ -123,11 +127,33 @@ class DemoGuests:
         Raises HypervisorError or HypervisorTimeout where libvirt does not answer.
         """
         readings = {guest.uuid: self._read(guest) for guest in self.guests}
-        return {uuid: reading for uuid, reading in readings.items() if reading is not None}
+        found = {uuid: reading for uuid, reading in readings.items() if reading is not None}
+        for guest in self.guests:
+            if guest.uuid in found:
+                self._note_size(guest, found[guest.uuid].actual_bytes)
+        return found
 
     def actual_bytes(self) -> dict[str, int]:
         """By UUID, what each guest that runs was left by its balloon."""
         return {uuid: reading.actual_bytes for uuid, reading in self.memory().items()}
+
+    def start_again(self, uuid: str) -> None:
+        """Boots a guest that has ended, with the memory that it had last: others have the rest.
+
+        Raises HypervisorError or HypervisorTimeout where libvirt does not do it now.
+        """
+        guest = next(guest for guest in self.guests if guest.uuid == uuid)
+        if self._read(guest) is None:
+            size = self._sizes.get(uuid, guest.current_mib * MIB)
+            self._create(dataclasses.replace(guest, current_mib=size // MIB))
+
+    def _note_size(self, guest: Guest, actual_bytes: int) -> None:
+        """A guest that boots has all of its memory until its balloon's driver works."""
+        last = self._sizes.get(guest.uuid, guest.current_mib * MIB)
+        if guest.uuid in self._booting and actual_bytes > last:
+            return
+        self._booting.discard(guest.uuid)
+        self._sizes[guest.uuid] = actual_bytes
 
     def stop(self) -> None:
         """Ends every guest of ours and removes their files; may be called at any time, twice."""
@@ -144,7 +170,7 @@ class DemoGuests:
         disk = None
         if guest.disk_mib:
             disk = self._directory / f"{guest.name}.raw"
-            with disk.open("wb") as file:
+            with disk.open("ab") as file:  # one that starts again finds what it wrote
                 file.truncate(guest.disk_mib * MIB)
         text = domain_xml(
             guest,
@@ -156,6 +182,7 @@ class DemoGuests:
         )
         flag = require_libvirt().VIR_DOMAIN_START_AUTODESTROY
         connection = self._connected()
+        self._booting.add(guest.uuid)
         guarded(
             lambda: connection.createXML(text, flag), CREATE_DEADLINE_S, f"creating {guest.name}"
         )
@@ -325,7 +352,7 @@ def make_directory(state_dir: Path, image: GuestImage) -> Path:
     _sweep(parent)
     directory = Path(tempfile.mkdtemp(prefix=DIRECTORY_PREFIX, dir=parent))
     directory.chmod(0o755)
-    (directory / "owner").write_text(str(Owner.this_process()))
+    (directory / OWNER_NOTE).write_text(str(Owner.this_process()))
     for source, name in ((image.kernel, "kernel"), (image.initrd, "initrd")):
         shutil.copyfile(source, directory / name)
         (directory / name).chmod(0o644)
@@ -334,7 +361,7 @@ def make_directory(state_dir: Path, image: GuestImage) -> Path:
 
 def _sweep(parent: Path) -> None:
     """Removes the directories of runs that were killed; libvirt has ended their guests."""
-    for note in parent.glob(f"{DIRECTORY_PREFIX}*/owner"):
+    for note in parent.glob(f"{DIRECTORY_PREFIX}*/{OWNER_NOTE}"):
         owner = owner_of(note.read_text())
         if owner is None or not owner.is_alive():
             shutil.rmtree(note.parent, ignore_errors=True)

@@ -1,7 +1,6 @@
 """The hypervisor's side of a run: real demo guests where they work, else why they do not.
 
-All of it happens in one thread kept for it, which lives as long as the run: libvirt's daemons, when
-they are ours, end with the thread that started them.
+All of it happens in one thread kept for it: calls to libvirt block, and come one after the other.
 """
 
 import asyncio
@@ -96,6 +95,12 @@ class Hypervisor:
         """Starts daemons of ours that have ended; their names."""
         libvirt = self.libvirt
         return [] if libvirt is None else await self._in_thread(libvirt.revive)
+
+    async def start_again(self, uuid: str) -> None:
+        """A guest that has ended; HypervisorError where libvirt does not do it now."""
+        guests = self.guests
+        if guests is not None:
+            await self._in_thread(lambda: guests.start_again(uuid))
 
     async def stop_guests(self) -> None:
         await self._in_thread(lambda: None)  # a start that was interrupted comes to its end first

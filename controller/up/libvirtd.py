@@ -1,17 +1,15 @@
 """Makes sure that a libvirt answers: the machine's own where there is one, else one of ours.
 
-Daemons that we start are our children: they log into the state directory, die with us, and are
-stopped by us. A libvirt that was there before is used and left alone.
+Daemons that we start are our children: they log into the state directory and are stopped by us,
+or by `aftermath` when we are killed. A libvirt that was there before is used and left alone.
 """
 
 import contextlib
-import grp
 import importlib
 import os
 import pwd
 import queue
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -22,7 +20,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from controller.up.owner import Owner, owner_of
+from controller.up.aftermath import (
+    KVM,
+    OWNER_VARIABLE,
+    Aftermath,
+    Surroundings,
+    end_orphans,
+    share_kvm_with,
+)
+from controller.up.owner import Owner
 from shared.errors import GuestsUnavailable, HypervisorError, HypervisorTimeout
 
 T = TypeVar("T")
@@ -32,20 +38,13 @@ START_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 10.0
 INSTALL_HINT = "apt install libvirt-daemon-system qemu-system-x86"
 
-DAEMONS = ("virtlogd", "libvirtd", "virtqemud")
-OWNER_VARIABLE = "HRAPAQ_UP_OWNER"  # in the environment of the daemons that we start
-
 # The user that Debian's and Ubuntu's system libvirt runs QEMU as.
 QEMU_USER = "libvirt-qemu"
 _READ_WRITE = 0o6
 
 
 class Libvirt:
-    """`with Libvirt(state_dir, say) as libvirt:` then `libvirt.uri` answers.
-
-    Call `start` from a thread that lives as long as the daemons shall: the kernel ends them when
-    the thread that started them ends (the main thread, or one kept for it).
-    """
+    """`with Libvirt(state_dir, say) as libvirt:` then `libvirt.uri` answers."""
 
     def __init__(self, state_dir: Path, say: Callable[[str], None]) -> None:
         self.is_root = os.geteuid() == 0
@@ -53,8 +52,8 @@ class Libvirt:
         self._state_dir = state_dir
         self._say = say
         self._ours: dict[str, subprocess.Popen[bytes]] = {}
-        self._kvm_before: tuple[int, int] | None = None  # group and mode of /dev/kvm
-        self._cgroups_before = _machine_cgroups()
+        self._aftermath: Aftermath | None = None  # there when a daemon is ours
+        self._before = Surroundings.now()
 
     def __enter__(self) -> Self:
         try:
@@ -76,10 +75,12 @@ class Libvirt:
         """Returns the URI. Raises GuestsUnavailable where libvirt is missing or does not start."""
         require_libvirt()
         self._state_dir.mkdir(parents=True, exist_ok=True)
+        # One of them may still answer: it would not do so for long.
+        if end_orphans():
+            self._say("ended the libvirt of an earlier, killed run, and what ran under it")
+        theirs = answers(self.uri)
         if self.is_root:
             self._share_kvm_with_guests()
-        self._end_orphans()
-        theirs = answers(self.uri)
         names = ["virtlogd"] if theirs else ["virtlogd", _first_program("libvirtd", "virtqemud")]
         for path in names:
             # A virtlogd without a libvirt, or a libvirt without its virtlogd, is completed.
@@ -91,12 +92,16 @@ class Libvirt:
         return self.uri
 
     def revive(self) -> list[str]:
-        """Starts those of our daemons again that have ended; returns their names."""
+        """Starts those of our processes again that have ended; returns their names."""
         dead = [name for name, process in self._ours.items() if process.poll() is not None]
         for name in dead:
             self._start_daemon(name)
         if dead:
             self._wait_until_it_answers()
+        if self._aftermath is not None and not self._aftermath.is_alive():
+            self._aftermath.call_off()
+            self._prepare_aftermath()
+            dead.append("aftermath")
         return dead
 
     def processes(self) -> dict[str, int]:
@@ -113,20 +118,18 @@ class Libvirt:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if self._kvm_before is not None:
-            group, mode = self._kvm_before
-            os.chown("/dev/kvm", -1, group)
-            Path("/dev/kvm").chmod(mode)
-            self._kvm_before = None
-        for path in _machine_cgroups() - self._cgroups_before:
-            with contextlib.suppress(OSError):  # it is in use: guests of another libvirt
-                path.rmdir()
+        self._before.restore()
+        if self._aftermath is not None:
+            aftermath, self._aftermath = self._aftermath, None
+            aftermath.call_off()
 
     def _start_daemon(self, name: str) -> None:
-        command = [_first_program("setpriv"), "--pdeathsig", "TERM", _first_program(name)]
+        program = _first_program(name)
+        if self._aftermath is None:
+            self._prepare_aftermath()
         with self._log(name).open("ab") as log:
             self._ours[name] = subprocess.Popen(
-                command,
+                [program],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -135,22 +138,8 @@ class Libvirt:
                 start_new_session=True,
             )
 
-    def _end_orphans(self) -> None:
-        """Waits for the daemons of a killed run, which end its guests first, and helps them end.
-
-        One of them may still answer: what were started there would end with it.
-        """
-        orphans = _orphans()
-        if orphans:
-            self._say("waiting for the libvirt of an earlier, killed run to end")
-        for pid in orphans:
-            _send(pid, signal.SIGTERM)
-        until = time.monotonic() + START_DEADLINE_S
-        while orphans and (orphans := _orphans()):
-            if time.monotonic() > until:
-                for pid in orphans:
-                    _send(pid, signal.SIGKILL)
-            time.sleep(0.05)
+    def _prepare_aftermath(self) -> None:
+        self._aftermath = Aftermath(self._before, self._log("aftermath"))
 
     def _wait_until_it_answers(self) -> None:
         until = time.monotonic() + START_DEADLINE_S
@@ -175,23 +164,19 @@ class Libvirt:
         its QEMU user, and asks QEMU for its abilities anew at every look: 48 s for one guest
         instead of 0.3 s, with KVM or without.
         """
-        device = Path("/dev/kvm")
         try:
-            status = device.stat()
-            user = pwd.getpwnam(QEMU_USER)
-            group = grp.getgrnam("kvm").gr_gid
+            status = KVM.stat()
+            groups = os.getgrouplist(QEMU_USER, pwd.getpwnam(QEMU_USER).pw_gid)
         except (OSError, KeyError):
             return
         mode = stat.S_IMODE(status.st_mode)
-        groups = os.getgrouplist(QEMU_USER, user.pw_gid)
         everyone = mode & _READ_WRITE == _READ_WRITE
         its_group = mode >> 3 & _READ_WRITE == _READ_WRITE and status.st_gid in groups
         if everyone or its_group:
             return
-        self._kvm_before = (status.st_gid, mode)
-        os.chown(device, -1, group)
-        device.chmod(mode | 0o060)
-        self._say("/dev/kvm is opened to group kvm while libvirt runs, as udev would do")
+        with contextlib.suppress(OSError, KeyError):
+            share_kvm_with("kvm")
+            self._say("/dev/kvm is opened to group kvm while libvirt runs, as udev would do")
 
     def _log(self, name: str) -> Path:
         return self._state_dir / f"{name}.log"
@@ -266,33 +251,6 @@ def _first_program(*names: str) -> str:
         if path is not None:
             return path
     raise GuestsUnavailable(f"{' or '.join(names)} is not installed: {INSTALL_HINT}")
-
-
-def _orphans() -> list[int]:
-    """Our daemons whose owner is dead, by process id."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
-            command = (entry / "comm").read_text().strip()
-        except OSError:  # it has ended, or is another user's
-            continue
-        named = next((line for line in variables if line.startswith(OWNER_VARIABLE)), "")
-        owner = owner_of(named)
-        if command in DAEMONS and owner is not None and not owner.is_alive():
-            found.append(int(entry.name))
-    return found
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def _machine_cgroups() -> set[Path]:
-    """The groups that libvirt keeps its guests' groups in where there is no systemd (v2, v1)."""
-    mount = Path("/sys/fs/cgroup")
-    return {*mount.glob("machine"), *mount.glob("*/machine")}
 
 
 def _accepts(path: Path) -> bool:

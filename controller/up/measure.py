@@ -1,4 +1,5 @@
-"""Our own look at the demo guests' memory, each second, whatever the agent says."""
+"""Our own look at the demo guests, each second, whatever the agent says: their memory, and whether
+they still run."""
 
 import asyncio
 import time
@@ -6,6 +7,7 @@ from collections.abc import Callable
 
 from controller.up.hypervisor import Hypervisor
 from controller.up.report import Report
+from controller.up.revive import Revival
 from controller.up.view import View
 from shared.errors import HypervisorError
 
@@ -23,9 +25,10 @@ class Measurement:
         self._view = view
         self._report = report
         self._say = say
+        self._revival = Revival(hypervisor, report, say)
         self._ready = False
         self._began_s = time.monotonic()
-        self._seen: set[str] = set()
+        self._seen = set(hypervisor.uuids.values())
         self._silent = False
 
     async def run(self) -> None:
@@ -72,18 +75,15 @@ class Measurement:
         elif time.monotonic() - self._began_s > READY_WITHIN_S:
             self._ready = True  # what runs is measured all the same
             self._complain(f"not all demo guests were ready within {READY_WITHIN_S:.0f} s")
-        self._say_who_is_gone(set(sizes))
+        for uuid in sorted(self._seen - set(sizes)):
+            self._revival.has_ended(uuid)
+        self._seen = set(sizes)
+        await self._revival.start_due()
 
     def _keep(self, sizes: dict[str, int]) -> None:
         self._view.actual_bytes = sizes
         self._report.meter.read(sizes)
         self._view.moved_bytes = self._report.meter.moved_bytes
-
-    def _say_who_is_gone(self, present: set[str]) -> None:
-        for uuid in sorted(self._seen - present):
-            name = self._report.guest_names.get(uuid, uuid)
-            self._complain(f"{name} has ended, and not by us")
-        self._seen = present
 
     def _complain(self, text: str) -> None:
         self._report.error(text)

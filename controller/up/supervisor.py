@@ -53,10 +53,35 @@ class Restart:
 
 
 @dataclass(slots=True)
+class Crashes:
+    """When one child ended by itself, as far as it matters; monotonic seconds."""
+
+    first_delay_s: float = BACKOFF_FIRST_S
+    _at_s: deque[float] = field(default_factory=deque)  # newest last, all within the window
+
+    def add(self, now_s: float) -> None:
+        self._at_s.append(now_s)
+        while self._at_s[0] < now_s - CRASH_WINDOW_S:
+            self._at_s.popleft()
+
+    @property
+    def are_too_many(self) -> bool:
+        return len(self._at_s) >= CRASHES_MAX
+
+    @property
+    def delay_s(self) -> float:
+        """Before the next start: longer with each crash; when they are too many, until the oldest
+        no longer counts."""
+        if self.are_too_many:
+            return self._at_s[0] + CRASH_WINDOW_S - self._at_s[-1]
+        return float(min(self.first_delay_s * 2 ** (len(self._at_s) - 1), BACKOFF_MAX_S))
+
+
+@dataclass(slots=True)
 class _Child:
     spec: ChildSpec
     process: asyncio.subprocess.Process
-    crashes: deque[float] = field(default_factory=deque)  # monotonic seconds, newest last
+    crashes: Crashes
     watcher: asyncio.Task[None] | None = None
 
 
@@ -75,7 +100,7 @@ class Supervisor:
     async def start(self, spec: ChildSpec) -> None:
         """Runs the child and waits until it is ready; ChildError with its log otherwise."""
         assert spec.name not in self._children, spec.name
-        child = _Child(spec, await _spawn(spec))
+        child = _Child(spec, await _spawn(spec), Crashes(self._backoff_first_s))
         self._children[spec.name] = child
         try:
             await _until_ready(child)
@@ -115,7 +140,7 @@ class Supervisor:
             self.restarts.append(Restart(child.spec.name, time.time_ns(), ended))
             if not self._may_restart(child, ended):
                 return
-            delay = min(self._backoff_first_s * 2 ** (len(child.crashes) - 1), BACKOFF_MAX_S)
+            delay = child.crashes.delay_s
             self._say(f"{child.spec.name} ended ({ended}); it is started again in {delay:g} s")
             await asyncio.sleep(delay)
             child.process = await _spawn(child.spec)
@@ -129,11 +154,8 @@ class Supervisor:
                 self._say(f"{child.spec.name} runs again")
 
     def _may_restart(self, child: _Child, ended: str) -> bool:
-        now = time.monotonic()
-        child.crashes.append(now)
-        while child.crashes and child.crashes[0] < now - CRASH_WINDOW_S:
-            child.crashes.popleft()
-        if len(child.crashes) < CRASHES_MAX:
+        child.crashes.add(time.monotonic())
+        if not child.crashes.are_too_many:
             return True
         text = (
             f"{child.spec.name} crashed {CRASHES_MAX} times within a minute (last: {ended}); "
