@@ -1,8 +1,6 @@
 """Whose lease goes on after a cycle, and where it would walk back to. Pure; DESIGN section 7."""
 
-from collections.abc import Collection, Iterable
-
-import numpy as np
+from collections.abc import Iterable
 
 from controller.core.state import MISSING, Decision, Mode, Policy, Snapshot, VerifiedPlan
 from controller.dispatch import Renewal
@@ -41,18 +39,9 @@ def _is_done(outcome: PlanOutcome | None, has_steps: bool) -> bool:
 
 
 def _hosts(snapshot: Snapshot, root: int, policy: Policy) -> Iterable[int]:
-    members: Collection[int] = _members(snapshot, root)
-    for host in sorted({int(snapshot.parent[m]) for m in members if m != root}):
+    for host in (machine for machine in snapshot.tree(root) if snapshot.children(machine)):
         age_ns = int(snapshot.sample_age_ns[host])
         fresh = age_ns != MISSING and age_ns <= policy.sample_age_ns_max
-        modes = snapshot.mode[np.flatnonzero(snapshot.parent == host)]
+        modes = snapshot.mode[list(snapshot.children(host))]
         if fresh and bool((modes > Mode.OBSERVE).any()):
             yield host
-
-
-def _members(snapshot: Snapshot, root: int) -> set[int]:
-    inside = {root}
-    for index, parent in enumerate(snapshot.parent.tolist()):
-        if parent in inside:
-            inside.add(index)
-    return inside

@@ -16,7 +16,6 @@ from controller.core.state import (
     Fallback,
     Forecast,
     Hold,
-    Ints,
     Mode,
     Plan,
     Policy,
@@ -37,16 +36,16 @@ def to_plan(
     root: int,
 ) -> Plan:
     """The steps of one tree from the limits in force to the chosen grants; may have none."""
-    members = _members(snapshot, root)
-    depth = _depths(snapshot)
-    deepest = max((int(depth[i]) for i in members), default=0)
+    members = snapshot.tree(root)
+    depth = _depths(snapshot, members)
+    deepest = max(depth.values())
     moves = []
     for machine in members:
         for resource in Resource:
             now = int(snapshot.limit[machine, resource])
             then = int(allocation.level[machine, resource])
             if MISSING not in {now, then} and now != then:
-                level = int(depth[machine])
+                level = depth[machine]
                 phase = deepest - level if then < now else deepest + level
                 moves.append((phase, machine, resource, now, then))
     steps = []
@@ -87,19 +86,10 @@ def cut_grow(step: Step, headroom: int, quantum: int) -> Step | None:
     return replace(step, to_amount=step.from_amount + given)
 
 
-def _members(snapshot: Snapshot, root: int) -> list[int]:
-    inside = {root}
-    for index, parent in enumerate(snapshot.parent.tolist()):
-        if parent in inside:
-            inside.add(index)
-    return sorted(inside)
-
-
-def _depths(snapshot: Snapshot) -> Ints:
-    depth = np.zeros(len(snapshot.ids), dtype=np.int64)
-    for index, parent in enumerate(snapshot.parent.tolist()):
-        if parent >= 0:
-            depth[index] = depth[parent] + 1
+def _depths(snapshot: Snapshot, members: list[int]) -> dict[int, int]:
+    depth = {members[0]: 0}
+    for machine in members[1:]:
+        depth[machine] = depth[int(snapshot.parent[machine])] + 1
     return depth
 
 

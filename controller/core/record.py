@@ -78,7 +78,7 @@ def from_record(record: Mapping[str, Any]) -> Inputs:
 
 def tree(snapshot: Snapshot, forecast: Forecast, root: int) -> tuple[Snapshot, Forecast]:
     """The machines of one root alone, in their order."""
-    chosen = members(snapshot, root)
+    chosen = np.array(snapshot.tree(root))
     place = np.full(len(snapshot.ids), -1, dtype=np.int64)
     place[chosen] = np.arange(len(chosen))
     cut = {name: value[chosen] for name, value in _arrays(snapshot).items()}
@@ -95,20 +95,10 @@ def tree(snapshot: Snapshot, forecast: Forecast, root: int) -> tuple[Snapshot, F
     return few, replace(forecast, **rows)
 
 
-def members(snapshot: Snapshot, root: int) -> Ints:
-    """Places of the root and all that runs on it, ascending."""
-    inside = np.zeros(len(snapshot.ids), dtype=np.bool_)
-    inside[root] = True
-    for index in range(root + 1, len(inside)):
-        parent = snapshot.parent[index]
-        inside[index] = parent >= 0 and inside[parent]
-    return np.flatnonzero(inside)
-
-
 def digests(decision: Decision, snapshot: Snapshot, root: int) -> dict[str, str]:
     """SHA-256 of each part of one root's outcome, so that a difference has a name."""
     found = next(each for each in decision.trees if each.root == root)
-    chosen = members(snapshot, root)
+    chosen = np.array(snapshot.tree(root))
     row = snapshot.roots().index(root)
     return {
         "verdict": _sha256(_verdict(found.verdict, snapshot)),
@@ -125,7 +115,7 @@ def digest(decision: Decision, snapshot: Snapshot, root: int | None = None) -> s
 
 
 def _of_fields(value: Snapshot | Forecast) -> dict[str, Any]:
-    return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    return {each.name: _plain(getattr(value, each.name)) for each in fields(value) if each.init}
 
 
 def _plain(value: object) -> object:
@@ -151,7 +141,7 @@ def _value(plain: object) -> object:
 
 
 def _arrays(value: Snapshot | Forecast) -> dict[str, Any]:
-    named = {each.name: getattr(value, each.name) for each in fields(value)}
+    named = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
     return {name: item for name, item in named.items() if isinstance(item, np.ndarray)}
 
 

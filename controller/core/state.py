@@ -7,7 +7,7 @@ millicores, bytes, bytes per second. `MISSING` stands where a reading could not 
     Snapshot, Forecast, Policy ─decide─> Decision: per tree a VerifiedPlan or a Rejection
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 
 import numpy as np
@@ -73,23 +73,36 @@ class Snapshot:
     generation: Ints  # (n,) of the agent inside a host; MISSING for others
     tick_ns: Ints  # (n,) the agent's own clock at its last report; MISSING for others
     simulated: Bools  # (n,)
+    below: tuple[tuple[int, ...], ...] = field(init=False, repr=False)  # children of each machine
 
     def __post_init__(self) -> None:
         n = len(self.ids)
         assert len(set(self.ids)) == n, "a machine stands twice in the snapshot"
         assert self.parent.shape == (n,)
         assert bool((self.parent < np.arange(n)).all()), "a child stands before its parent"
-        for name in self.__slots__:
-            value = getattr(self, name)
+        below: list[list[int]] = [[] for _ in range(n)]
+        for index, parent in enumerate(self.parent.tolist()):
+            if parent >= 0:
+                below[parent].append(index)
+        object.__setattr__(self, "below", tuple(tuple(children) for children in below))
+        for each in fields(self):
+            value = getattr(self, each.name)
             if isinstance(value, np.ndarray):
-                assert value.shape in {(n,), (n, RESOURCES)}, name
+                assert value.shape in {(n,), (n, RESOURCES)}, each.name
                 value.flags.writeable = False
 
     def roots(self) -> tuple[int, ...]:
         return tuple(int(i) for i in np.flatnonzero(self.parent < 0))
 
     def children(self, index: int) -> tuple[int, ...]:
-        return tuple(int(i) for i in np.flatnonzero(self.parent == index))
+        return self.below[index]
+
+    def tree(self, root: int) -> list[int]:
+        """`root` and everything below it, in the order of the snapshot."""
+        found = [root]
+        for machine in found:
+            found += self.below[machine]
+        return sorted(found)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -53,9 +53,10 @@ def _authority(plan: Plan, snapshot: Snapshot) -> Iterator[Broken]:
     if not _exists(plan.root, snapshot) or snapshot.parent[plan.root] >= 0:
         yield Broken("I7", plan.root, "its root is no host of this fleet")
         return
+    members = set(snapshot.tree(plan.root))
     entries: tuple[Step | Fallback, ...] = (*plan.steps, *plan.fallback)
     for entry in entries:
-        if not _exists(entry.machine, snapshot) or snapshot.ids[entry.machine] != entry.vm_id:
+        if entry.machine not in members or snapshot.ids[entry.machine] != entry.vm_id:
             yield Broken("I7", plan.root, f"{entry.vm_id} is not at its place")
         elif snapshot.parent[entry.machine] != entry.node or entry.node < 0:
             yield Broken("I7", entry.machine, "it does not run on the host named for it")
@@ -140,7 +141,7 @@ def _walk(plan: Plan, snapshot: Snapshot) -> Iterator[Broken]:
     """I1, I5 and I9 over all phases; within a phase steps may come in any order."""
     now: Ledger = {
         (machine, resource): int(snapshot.limit[machine, resource])
-        for machine in range(len(snapshot.ids))
+        for machine in snapshot.tree(plan.root)
         for resource in Resource
     }
     phases = [step.phase for step in plan.steps]

@@ -35,17 +35,20 @@ def allocate(snapshot: Snapshot, forecast: Forecast, bins: Bins, policy: Policy)
     roots = snapshot.roots()
     total = np.zeros((len(roots), RESOURCES), dtype=np.int64)
     status = []
+    fleets = [
+        _Fleet(snapshot, bins, value[:, resource], policy.quantum[resource], resource)
+        for resource in Resource
+    ]
     for place, root in enumerate(roots):
         words = []
-        for resource in Resource:
-            tree = _Tree(snapshot, bins, value[:, resource], policy.quantum[resource], resource)
-            word, total[place, resource] = tree.solve(root, level[:, resource], price[:, resource])
+        for resource, fleet in zip(Resource, fleets, strict=True):
+            word, total[place, resource] = fleet.solve(root, level[:, resource], price[:, resource])
             words.append(word)
         status.append(tuple(words))
     return Allocation(level, value, total, price, tuple(status))
 
 
-class _Tree:
+class _Fleet:
     """One resource's view of the snapshot while it is solved."""
 
     def __init__(
@@ -60,16 +63,13 @@ class _Tree:
         self.value = value
         self.capacity = snapshot.capacity[:, resource]
         self.kept = snapshot.overhead[:, resource] + snapshot.reserve[:, resource]
-        self.children: dict[int, list[int]] = {}
-        for index, parent in enumerate(snapshot.parent.tolist()):
-            if parent >= 0:
-                self.children.setdefault(parent, []).append(index)
+        self.children = snapshot.below
 
     def solve(self, root: int, level: Ints, price: Ints) -> tuple[str, int]:
         """Writes grants and prices of one tree; returns how it went and the value reached."""
         if self.capacity[root] == MISSING or not self._known(root):
             return UNKNOWN, 0
-        room = self._quanta(int(self.capacity[root]), root)
+        room = self.quanta(int(self.capacity[root]), root)
         for word, floor in ((OPTIMAL, self.needed), (SHORT, self.lowest)):
             attempt = _Attempt(self, floor)
             found = attempt.up(root, room + 1) if room >= 0 else None
@@ -81,12 +81,9 @@ class _Tree:
 
     def _known(self, node: int) -> bool:
         """Whether each limit below `node` is known; a hypervisor VM with unknown guests is not."""
-        return all(
-            self.count[child] > 0 and (child not in self.children or self._known(child))
-            for child in self.children.get(node, ())
-        )
+        return all(self.count[child] > 0 and self._known(child) for child in self.children[node])
 
-    def _quanta(self, amount: int, node: int) -> int:
+    def quanta(self, amount: int, node: int) -> int:
         """Whole quanta that `node` can hand to its children out of `amount`; may be negative."""
         return (amount - int(self.kept[node])) // self.quantum
 
@@ -95,11 +92,11 @@ class _Tree:
 
         A pinned VM has its pin for its lowest grant.
         """
-        children = self.children.get(node, [])
+        children = list(self.children[node])
         amount = self.capacity[node] if self.capacity[node] != MISSING else self.limit[node]
         over = int(self.limit[children].sum()) + int(self.kept[node]) > int(amount)
         for child in children:
-            if child in self.children:
+            if self.children[child]:
                 self._back_towards_capacity(child, level)
             elif over:
                 level[child] = min(int(self.level[child, 0]), int(self.limit[child]))
@@ -108,31 +105,30 @@ class _Tree:
 class _Attempt:
     """One solve with one lower bound per machine: what is needed, or merely what is allowed."""
 
-    def __init__(self, tree: _Tree, floor: Ints) -> None:
-        self.tree = tree
+    def __init__(self, fleet: _Fleet, floor: Ints) -> None:
+        self.fleet = fleet
         self.floor = floor
         self.found: dict[int, Rows] = {}
         self.options: dict[int, tuple[Options, ...]] = {}
 
     def up(self, node: int, size: int) -> Rows:
         """Rows of `node` for 0..size quanta handed to its children."""
-        children = self.tree.children.get(node, [])
-        self.options[node] = tuple(self._options(child) for child in children)
+        self.options[node] = tuple(self._options(child) for child in self.fleet.children[node])
         self.found[node] = rows(self.options[node], size)
         return self.found[node]
 
     def _options(self, child: int) -> Options:
-        tree = self.tree
-        amount = tree.level[child, : tree.count[child]]
-        value = tree.value[child, : tree.count[child]].copy()
+        fleet = self.fleet
+        amount = fleet.level[child, : fleet.count[child]]
+        value = fleet.value[child, : fleet.count[child]].copy()
         value[self._forbidden(child, amount)] = NOTHING
-        if child in tree.children:
-            inside = np.array([tree._quanta(int(one), child) for one in amount])  # noqa: SLF001
+        if fleet.children[child]:
+            inside = np.array([fleet.quanta(int(one), child) for one in amount])
             best = self.up(child, max(int(inside.max()), 0) + 1).best
             below = np.where(inside >= 0, best[np.maximum(inside, 0)], NOTHING)
             blocked = (value == NOTHING) | (below <= NOTHING)
             value = np.where(blocked, NOTHING, value + below)
-        return Options(-(-amount // tree.quantum), value)
+        return Options(-(-amount // fleet.quantum), value)
 
     def _forbidden(self, child: int, amount: Ints) -> Bools:
         """Candidates below the floor, unless there is only one candidate."""
@@ -146,8 +142,8 @@ class _Attempt:
         price[node] = found.best[room + 1] - found.best[room]
         picked = choices(self.options[node], found, room)
         assert picked is not None, "the row promised a solution"
-        for child, option in zip(self.tree.children.get(node, []), picked, strict=True):
-            level[child] = self.tree.level[child, option]
-            if child in self.tree.children:
-                inside = self.tree._quanta(int(level[child]), child)  # noqa: SLF001
+        for child, option in zip(self.fleet.children[node], picked, strict=True):
+            level[child] = self.fleet.level[child, option]
+            if self.fleet.children[child]:
+                inside = self.fleet.quanta(int(level[child]), child)
                 self.down(child, inside, level, price)
