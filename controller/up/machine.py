@@ -1,11 +1,12 @@
 """This machine around a run: its state directory, control groups, and what a run may leave."""
 
-import contextlib
 import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import psutil
 
 from shared.errors import ConfigError
 
@@ -80,12 +81,10 @@ def remove_cgroups(groups: Iterable[Path]) -> list[Path]:
 
 def processes_with(words: Iterable[str]) -> list[tuple[int, str]]:
     """Processes other than ours whose command line holds one of the words: (pid, command)."""
-    looked_for = [word.encode() for word in words]
+    looked_for = tuple(words)
     found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        pid = int(entry.parent.name)
-        with contextlib.suppress(OSError):
-            line = entry.read_bytes()
-            if pid != os.getpid() and any(word in line for word in looked_for):
-                found.append((pid, line.replace(b"\0", b" ").decode(errors="replace")[:120]))
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or ())  # None: not ours to see
+        if process.pid != os.getpid() and any(word in command for word in looked_for):
+            found.append((process.pid, command[:120]))
     return found
