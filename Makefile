@@ -5,15 +5,17 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help:  ## Says what can be made (this text).
-	@grep -E '^[a-z]+: *.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1|/' | column -t -s '|'
+	@sed -nE 's/^([a-z]+):.*## */\1 /p' $(MAKEFILE_LIST) | \
+		while read -r name text; do printf '  make %-6s %s\n' "$$name" "$$text"; done
 
 .PHONY: run
 run:  ## Sets up and runs the whole loop: `hrapaq up`. ARGS="--minutes 3 --json out.json" go to it.
 	@deploy/setup.sh run
+	@echo 'While it runs, in another terminal: .venv/bin/hrapaq status (or nodes, vms, plan, --help)'
 	@.venv/bin/hrapaq up $(ARGS)
 
 .PHONY: test
-test: setup  ## Sets up and runs all tests. ARGS="-k name" go to pytest.
+test: setup  ## Sets up and runs all tests (minutes). ARGS="-k name" go to pytest.
 	@env -u HRAPAQ_TORCH -u HRAPAQ_SYSTEM $(PYTHON_HERE) -m pytest $(ARGS)
 
 .PHONY: bench

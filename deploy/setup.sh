@@ -4,7 +4,7 @@
 #
 #   HRAPAQ_SYSTEM=0   installs no system packages, even as root
 #   HRAPAQ_TORCH=0    leaves PyTorch out
-#   PYTHON=...        the Python to make the environment with
+#   PYTHON=...        the Python to make the environment with (`make clean` first, to change it)
 set -euo pipefail
 
 purpose=${1:-run}
@@ -27,36 +27,53 @@ main() {
 
 # --- system packages ---------------------------------------------------------------------------
 
-# Prints the packages that are missing here, by what they would bring.
+# Prints the packages that are missing here, by what they would bring. A kernel and a busybox for the
+# demo guests are fetched by `hrapaq up` itself, which installs neither.
 missing_packages() {
     has qemu-system-x86_64 || echo qemu-system-x86
     has libvirtd || has virtqemud || echo libvirt-daemon-system
-    has virsh || echo libvirt-clients
     has gcc || echo gcc
     has pkg-config || echo pkg-config
     has pkg-config && pkg-config --exists libvirt || echo libvirt-dev
-    compgen -G '/usr/include/python3*/Python.h' >/dev/null || echo python3-dev
-    [ -x /bin/busybox ] || echo busybox-static
-    find_python >/dev/null || echo python3 python3-venv
+    local python
+    if python=$(find_python); then
+        missing_headers "$python"
+    else
+        echo python3 python3-venv python3-dev
+    fi
 }
 
-has() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
+# The package with the headers of a Python of the distribution; another Python comes with its own.
+missing_headers() {
+    "$1" -c 'if True:
+        import os, sys, sysconfig
+        there = os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))
+        if not there and sys.base_prefix == "/usr":
+            print("python%d.%d-dev" % sys.version_info[:2])'
+}
+
+has() {
+    local found
+    found=$(command -v "$1") || found=/usr/sbin/$1
+    [ -x "$found" ]
+}
 
 install_system_packages() {
-    local missing
+    local missing advice
     missing=$(missing_packages | tr '\n' ' ')
+    missing=${missing% }
     [ -n "$missing" ] || return 0
-    if [ "${HRAPAQ_SYSTEM:-1}" = 0 ] || ! has apt-get; then
-        say "real guests need these system packages, which are missing: $missing"
-        return 0
+    advice="apt-get install -y --no-install-recommends $missing"
+    if ! has apt-get; then
+        say "real guests need what Debian and Ubuntu call: $missing"
+    elif [ "${HRAPAQ_SYSTEM:-1}" = 0 ] || [ "$(id -u)" != 0 ]; then
+        say "real guests need system packages; as root: $advice"
+    else
+        say "installing system packages (minutes on a bare system): $missing"
+        # Guests can be simulated without them, and where Python is missing that is said next.
+        # shellcheck disable=SC2086 # a list of names
+        apt_install $missing || say "that failed, see above; to try it by hand: apt-get update && $advice"
     fi
-    if [ "$(id -u)" != 0 ]; then
-        say "real guests need system packages; to install them: sudo apt-get install -y --no-install-recommends $missing"
-        return 0
-    fi
-    say "installing system packages: $missing"
-    # shellcheck disable=SC2086 # a list of names
-    apt_install $missing || die "apt-get could not install: $missing"
 }
 
 # With the lists that are there; they are fetched only when they are missing or too old to do.
@@ -66,8 +83,7 @@ apt_install() {
     log=$(mktemp)
     if ! apt-get install -qq -y --no-install-recommends "$@" >"$log" 2>&1; then
         say "the package lists are missing or old: apt-get update"
-        apt-get update -qq
-        apt-get install -qq -y --no-install-recommends "$@" >"$log" 2>&1 ||
+        { apt-get update -qq && apt-get install -qq -y --no-install-recommends "$@"; } >"$log" 2>&1 ||
             { tail -n 20 "$log" >&2; rm -f "$log"; return 1; }
     fi
     rm -f "$log"
@@ -77,7 +93,7 @@ apt_install() {
 
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    for candidate in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
         if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
             2>/dev/null; then
             command -v "$candidate"
@@ -91,7 +107,7 @@ python_advice() {
     if [ -z "${PYTHON:-}" ] && has python3 && python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
         echo "apt-get install python3-venv"
     else
-        echo "install Python 3.11 or newer and python3-venv, or name one: PYTHON=/path/to/python3 make run"
+        echo "install Python 3.11 or newer with venv, or name one: PYTHON=/path/to/python3 make run"
     fi
 }
 
@@ -134,7 +150,7 @@ install_package() {
     stamp=$venv/.hrapaq-$purpose
     fresh=$(fingerprint "$extras")
     case $extras in *up*) ;; *)
-        say "libvirt-python cannot be built here (libvirt-dev, pkg-config, gcc, python3-dev): guests will be simulated" ;;
+        say "libvirt-python cannot be built (libvirt-dev, pkg-config, gcc, Python.h): guests will be simulated" ;;
     esac
     # The tests' environment holds all that the run needs.
     if [ "$purpose" = run ] && [ "$(cat "$venv/.hrapaq-dev" 2>/dev/null)" = "$(fingerprint dev,up)" ]; then
@@ -143,24 +159,35 @@ install_package() {
     if [ "$(cat "$stamp" 2>/dev/null)" = "$fresh" ]; then
         return 0
     fi
-    say "installing hrapaq[$extras] into .venv"
-    "$venv/bin/pip" install -qq --disable-pip-version-check --editable ".[$extras]"
+    say "installing hrapaq[$extras] into .venv (about half a minute)"
+    "$venv/bin/pip" install -qq --disable-pip-version-check --editable ".[$extras]" ||
+        die "pip could not install hrapaq[$extras], see above; \`make\` again goes on from here"
     echo "$fresh" >"$stamp"
 }
 
-# The plain wheel pulls in several GB of CUDA libraries; `+cpu` exists only as the CPU build.
+# The plain wheel pulls in several GB of CUDA libraries; `+cpu` exists only as the CPU build, so that
+# pip finds that or nothing. Asked for once for each version and set of indexes: it is optional.
 install_torch() {
     [ "${HRAPAQ_TORCH:-1}" != 0 ] || return 0
-    local version stamp
+    local version stamp fresh
     version=$(sed -n 's/.*"torch==\([0-9.]*\)".*/\1/p' pyproject.toml)
     stamp=$venv/.hrapaq-torch
-    [ "$(cat "$stamp" 2>/dev/null)" != "$version" ] || return 0
-    say "looking for the CPU build of PyTorch $version (HRAPAQ_TORCH=0 leaves it out)"
+    fresh="$version $(echo "${PIP_INDEX_URL:-} ${PIP_EXTRA_INDEX_URL:-} ${PIP_FIND_LINKS:-}" | sha256sum)"
+    [ "$(cat "$stamp" 2>/dev/null)" != "$fresh" ] || return 0
+    say "looking for the CPU build of PyTorch $version (optional; HRAPAQ_TORCH=0 leaves it out)"
     if ! "$venv/bin/pip" install -qq --disable-pip-version-check --retries 1 \
         "torch==$version+cpu" >"$stamp.log" 2>&1; then
-        say "no configured package index offers it: network forecasts are not available"
+        say "$(torch_failure "$stamp.log"); everything runs without it"
     fi
-    echo "$version" >"$stamp"
+    echo "$fresh" >"$stamp"
+}
+
+torch_failure() {
+    if grep -q 'No matching distribution' "$1"; then
+        echo "no package index that pip knows has it (PIP_EXTRA_INDEX_URL names one more)"
+    else
+        echo "it could not be installed, see $1"
+    fi
 }
 
 main
