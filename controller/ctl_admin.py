@@ -98,7 +98,9 @@ def plan(controller: str | None, plan_id: str, as_json: bool) -> None:
     with connected(controller) as client:
         reply = client.call(client.stub.GetPlan, pb.PlanRequest(plan_id=plan_id))
     if not reply.found and plan_id:
-        raise Complaint(f"no plan {plan_id!r} is kept; `hrapaq audit --kind plan` shows older ones")
+        raise Complaint(
+            f"no plan {plan_id!r} is kept; `hrapaq audit --kind intent` shows older ones"
+        )
     if as_json:
         show_json(plain(reply))
     elif reply.found:

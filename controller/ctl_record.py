@@ -54,13 +54,17 @@ def audit(
     """What was decided, meant, sent and answered, from the audit stream, its chain verified."""
     from controller.audit import export_audit, read_audit
     from controller.core.chain import KINDS
+    from controller.ctl_client import Complaint
     from controller.ctl_show import show_json
 
     if kind is not None and kind not in KINDS:
         raise click.UsageError(f"there is no kind {kind!r}; there are {', '.join(KINDS)}")
     since_ns = None if since is None else time.time_ns() - since * 1_000_000_000
     if export is not None:
-        count = _on_bus(nats_url, lambda bus: export_audit(bus, export, since_ns))
+        try:
+            count = _on_bus(nats_url, lambda bus: export_audit(bus, export, since_ns))
+        except OSError as error:
+            raise Complaint(f"{export}: cannot be written: {error.strerror}") from error
         click.echo(f"{count} records written to {export}")
         return
     log = _on_bus(nats_url, lambda bus: read_audit(bus, since_ns))
@@ -254,8 +258,10 @@ def _show_records(records: "list[AuditRecord]") -> None:
     from controller.ctl_show import console
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for header in ("at", "record", "cycle", "kind", "what"):
-        table.add_column(header, no_wrap=True, overflow="ellipsis")
+    for header, width in (("at", 14), ("record", 6), ("cycle", 5), ("kind", 9)):
+        table.add_column(header, no_wrap=True, min_width=width)
+    # In a narrow terminal this one is cut off: the others say which record it is.
+    table.add_column("what", no_wrap=True, overflow="ellipsis")
     for record in records:
         at = datetime.fromtimestamp(record.at_unix_ns / 1e9).astimezone()
         body = _plain_record(record)["body"]

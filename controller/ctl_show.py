@@ -80,7 +80,6 @@ def show_nodes(nodes: Iterable[pb.NodeRow]) -> None:
     )
     for node in nodes:
         by_word = {amounts.resource: amounts for amounts in node.resources}
-        unavailable = [f"{word}: {why}" for word, why in sorted(node.levers.items()) if why]
         table.add_row(
             escape(node.name),
             node.role,
@@ -89,7 +88,7 @@ def show_nodes(nodes: Iterable[pb.NodeRow]) -> None:
             use_of_capacity(by_word.get("cpu")),
             use_of_capacity(by_word.get("memory")),
             str(node.vms),
-            escape("; ".join(unavailable)) or "all",
+            escape(levers_text(node.levers)),
         )
     _print(table, "no node has reported yet")
 
@@ -188,6 +187,20 @@ def use_of_capacity(amounts: pb.Amounts | None) -> str:
     if amounts is None:
         return "?"
     return f"{amount(amounts, 'used')} / {amount(amounts, 'capacity')}"
+
+
+def levers_text(why_not: Mapping[str, str]) -> str:
+    """`memory; not cpu, io (why)`: words with one reason are named together, none is `all`."""
+    missing = [word for word, why in sorted(why_not.items()) if why]
+    if not missing:
+        return "all"
+    there = [word for word, why in sorted(why_not.items()) if not why] or ["none"]
+    reasons = dict.fromkeys(why_not[word] for word in missing)
+    groups = (
+        f"not {', '.join(word for word in missing if why_not[word] == why)} ({why})"
+        for why in reasons
+    )
+    return "; ".join((", ".join(there), *groups))
 
 
 def age_text(age_ms: int) -> str:

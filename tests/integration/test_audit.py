@@ -4,11 +4,13 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+from click.testing import CliRunner
 
 from controller.audit import AuditTrail, export_audit, read_audit
 from controller.core.chain import check
 from controller.core.cycle import decide
 from controller.core.state import VerifiedPlan
+from controller.ctl import cli
 from controller.replay import replay
 from controller.testing import SMALL_POLICY, make_forecast, make_snapshot, random_fleet
 from shared.bus import NatsBus
@@ -181,3 +183,27 @@ def test_a_source_that_is_no_audit_is_refused(server, tmp_path):
         assert check([]).records == ()
 
     asyncio.run(scenario())
+
+
+def test_the_command_shows_records_in_a_narrow_terminal_and_says_where_it_cannot_write(
+    server, tmp_path
+):
+    async def scenario():
+        async with connected(server) as bus:
+            await (await opened(bus, 1)).intent(verified())
+
+    asyncio.run(scenario())
+
+    def audit(*words):
+        run = CliRunner(env={"COLUMNS": "60"})
+        return run.invoke(cli, ["audit", "--nats", server.url, *words])
+
+    shown = audit()
+    assert shown.exit_code == 0, shown.output
+    _date, _time, record_id, _cycle, kind, *_what = shown.output.splitlines()[1].split()
+    assert kind == "intent" and record_id.startswith("1-")
+    target = tmp_path / "missing" / "file"
+    refused = audit("--export", str(target))
+    assert refused.exit_code == 1
+    assert f"{target}: cannot be written: No such file" in refused.output
+    assert audit("--export", str(tmp_path / "file")).exit_code == 0

@@ -120,7 +120,7 @@ def hrapaq(admin):
     ("words", "expected"),
     [
         ("status", ["cycle 7", "ILL", "[not a tag]", "size 2"]),
-        ("nodes", ["host-1", "io: cgroup v1 without blkio"]),
+        ("nodes", ["host-1", "memory; not io (cgroup v1 without blkio)"]),
         ("vms", ["web", "256 MiB", "(simulated)"]),
         ("plan", ["plan 7.0", "256 MiB", "192 MiB", "p95 is 150 MiB"]),
         ("explain web", ["the best that fits", "97.0%", "chosen"]),
