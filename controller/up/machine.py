@@ -13,6 +13,7 @@ from shared.errors import ConfigError
 RUNS_KEPT = 8  # newest directories of earlier runs
 OURS = "hrapaq"  # part of the names of our guests, and so of their control groups
 CGROUP_DEPTH_MAX = 5
+CGROUP_ROOT = Path("/sys/fs/cgroup")
 
 
 def default_state_root(environment: Mapping[str, str], user_id: int) -> Path:
@@ -45,7 +46,7 @@ def make_state_directory(asked_for: Path | None, root: Path) -> Path:
     return made
 
 
-def cgroup_version(root: Path = Path("/sys/fs/cgroup")) -> str:
+def cgroup_version(root: Path = CGROUP_ROOT) -> str:
     """v2, v1, hybrid (v1 controllers beside a v2 tree) or none."""
     if (root / "cgroup.controllers").exists():
         return "v2"
@@ -54,7 +55,7 @@ def cgroup_version(root: Path = Path("/sys/fs/cgroup")) -> str:
     return "none"
 
 
-def our_cgroups(root: Path = Path("/sys/fs/cgroup")) -> list[Path]:
+def our_cgroups(root: Path = CGROUP_ROOT) -> list[Path]:
     """Control groups of our guests, the deepest first, so that they can be removed in order."""
     found = []
     for directory, below, _ in os.walk(root):

@@ -23,8 +23,13 @@ from controller.up.configs import (
 )
 from controller.up.display import display
 from controller.up.hypervisor import Hypervisor
-from controller.up.leftovers import ends_left, remove_old_cgroups
-from controller.up.machine import cgroup_version, default_state_root, make_state_directory
+from controller.up.leftovers import ends_left
+from controller.up.machine import (
+    CGROUP_ROOT,
+    cgroup_version,
+    default_state_root,
+    make_state_directory,
+)
 from controller.up.measure import Measurement
 from controller.up.nats import EmbeddedNats, free_ports, http_get, port_is_free
 from controller.up.parts import Parts
@@ -118,7 +123,6 @@ class _Run:
 
     async def _start(self) -> None:
         self._say(f"files of this run: {self.directory}")
-        remove_old_cgroups()
         self._stage("preparing guests")
         await self.hypervisor.prepare(self.options.guests)
         self._lay_ground()
@@ -267,7 +271,8 @@ class _Run:
             await self.hypervisor.stop()
             self.hypervisor.close()
         run_file_path().unlink(missing_ok=True)
-        left = await ends_left((str(self.directory), *uuids), self._ports())
+        cgroups = CGROUP_ROOT if uuids else None
+        left = await ends_left((str(self.directory), *uuids), self._ports(), cgroups)
         self.report.left_behind = left
         for text in left:
             self._complain(f"left behind: {text}")

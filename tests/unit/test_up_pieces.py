@@ -96,15 +96,18 @@ def test_control_groups_of_our_guests(tmp_path):
 def test_what_is_left_is_found(tmp_path):
     async def scenario():
         mark = tmp_path.name + "-mark"
-        assert await ends_left([mark], free_ports(2)) == []
+        assert await ends_left([mark], free_ports(2), tmp_path) == []
+        group = tmp_path / "cpu/machine/qemu-1-hrapaq-demo-cpu.libvirt-qemu"
+        group.mkdir(parents=True)
+        (group / "tasks").write_text("1")  # as one that is in use: it cannot be removed
         code = "import time; time.sleep(60)"
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
             child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, mark)
-            left = await ends_left([mark], [port], within_s=0.3)
+            left = await ends_left([mark], [port], tmp_path, within_s=0.3)
             child.kill()
             await child.wait()
-        assert [text.split()[0] for text in left] == ["process", "port"]
+        assert [text.split()[0] for text in left] == ["process", "port", "control"]
         assert mark in left[0] and str(port) in left[1]
 
     asyncio.run(scenario())
