@@ -9,8 +9,8 @@ lease after silence nothing shrinks, and what can grow back begins to, in time
 once  a command has its effect at most once
 and once all faults have ended, whoever needs memory gets it.
 
-`SIMULATION_SEEDS=100-400 pytest tests/simulation/test_whole_loop.py -k story_breaks` tells other stories;
-one that breaks a promise prints its seed and what happened.
+`SIMULATION_SEEDS=100-400 pytest tests/simulation/test_whole_loop.py -k story_breaks` tells other
+stories; one that breaks a promise prints its seed and what happened.
 """
 
 import logging
