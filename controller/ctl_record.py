@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONNECT_WITHIN_S = 3.0
-DETAIL_WIDTH = 110
+PLACE_WIDTH = 44  # columns for when, which record, which cycle and what kind
+WHAT_WIDTH_MIN = 10
 BYTES_SHOWN_MAX = 64
 BUS_HELP = "The bus to read from. Default: the running `hrapaq up`, else nats://127.0.0.1:4222."
 
@@ -257,22 +258,23 @@ def _show_records(records: "list[AuditRecord]") -> None:
 
     from controller.ctl_show import console
 
+    if not records:
+        click.echo("no record of that kind and time")
+        return
+    out = console()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for header, width in (("at", 14), ("record", 6), ("cycle", 5), ("kind", 9)):
-        table.add_column(header, no_wrap=True, min_width=width)
-    # In a narrow terminal this one is cut off: the others say which record it is.
-    table.add_column("what", no_wrap=True, overflow="ellipsis")
+    for header in ("at", "record", "cycle", "kind"):
+        table.add_column(header, no_wrap=True)
+    table.add_column("what")  # cut by us: a narrow terminal would squeeze the others too
+    room = max(out.width - PLACE_WIDTH, WHAT_WIDTH_MIN)
     for record in records:
         at = datetime.fromtimestamp(record.at_unix_ns / 1e9).astimezone()
         body = _plain_record(record)["body"]
         assert isinstance(body, dict)
         what = "  ".join(f"{key}={_brief(value)}" for key, value in body.items() if value)
         place = (f"{at:%m-%d %H:%M:%S}", record.record_id, str(record.cycle), record.kind)
-        table.add_row(*place, escape(what[:DETAIL_WIDTH]))
-    if records:
-        console().print(table)
-    else:
-        click.echo("no record of that kind and time")
+        table.add_row(*place, escape(what if len(what) <= room else what[: room - 1] + "…"))
+    out.print(table)
 
 
 def _brief(value: object) -> str:

@@ -3,19 +3,22 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import click
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
 from shared.pb import admin_pb2 as pb
 from shared.resources import Resource, amount_text, resource_of
 
+WIDE_COLUMNS = 122  # what the table of VMs needs
+AMOUNTS = (">use", ">p50", ">p95", ">grant")
+KEPT_WHOLE = {"VM", "node", "mode", "state", "resource"}
 STATE_STYLE = {"steady": "green", "growing": "cyan", "shrinking": "yellow", "stale": "red"}
 
 
@@ -94,26 +97,39 @@ def show_nodes(nodes: Iterable[pb.NodeRow]) -> None:
 
 
 def show_vms(vms: Iterable[pb.VmRow]) -> None:
-    table = _table("VM", "mode", "state", "resource", ">use", ">p50", ">p95", ">grant", ">bounds")
+    wide = console().width >= WIDE_COLUMNS
+    headers = ("VM", "mode", "state", "resource", *AMOUNTS, ">bounds")
+    table = _table(*headers) if wide else _table("VM", *AMOUNTS)
     for vm in vms:
         name = escape(vm.name) + (" [magenta](simulated)[/]" if vm.simulated else "")
-        for place, amounts in enumerate(vm.resources or [pb.Amounts(resource="?")]):
-            first = place == 0
-            table.add_row(
-                name if first else "",
-                vm.mode if first else "",
-                state_text(vm.state) if first else "",
-                amounts.resource,
-                *_amount_cells(amounts),
-            )
+        about = (name, vm.mode, state_text(vm.state))
+        amounts = list(vm.resources) or [pb.Amounts(resource="?")]
+        for row in _wide_rows(about, amounts) if wide else _narrow_rows(about, amounts):
+            table.add_row(*row)
         table.add_section()
     _print(table, "no VM is known")
+    if not wide and table.row_count:
+        console().print(f"[dim]mode and bounds: at {WIDE_COLUMNS} columns, or with --json[/]")
+
+
+def _wide_rows(about: tuple[str, ...], resources: Sequence[pb.Amounts]) -> Iterator[list[str]]:
+    for place, amounts in enumerate(resources):
+        bounds = f"{amount(amounts, 'floor')} .. {amount(amounts, 'ceiling')}"
+        first = about if place == 0 else ("",) * len(about)
+        yield [*first, amounts.resource, *_amount_cells(amounts), bounds]
+
+
+def _narrow_rows(about: tuple[str, ...], resources: Sequence[pb.Amounts]) -> Iterator[list[str]]:
+    """Without mode and bounds, the resources below the name."""
+    name, _mode, state = about
+    yield [f"{name}  {state}"]
+    for amounts in resources:
+        yield [f"  {amounts.resource}", *_amount_cells(amounts)]
 
 
 def _amount_cells(amounts: pb.Amounts) -> list[str]:
     fields = ("used", "forecast_p50", "forecast_p95", "limit")
-    cells = [amount(amounts, field) for field in fields]
-    return [*cells, f"{amount(amounts, 'floor')} .. {amount(amounts, 'ceiling')}"]
+    return [amount(amounts, field) for field in fields]
 
 
 def show_plan(plan: pb.PlanReply) -> None:
@@ -213,10 +229,14 @@ def state_text(state: str) -> str:
 
 
 def _table(*headers: str) -> Table:
-    """A table whose columns named with a leading `>` stand at the right."""
+    """A table whose columns named with a leading `>` stand at the right.
+
+    In a narrow terminal amounts and reasons go on in the next line; names stay whole.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header in headers:
-        table.add_column(header.lstrip(">"), justify="right" if header[:1] == ">" else "left")
+        justify: JustifyMethod = "right" if header[:1] == ">" else "left"
+        table.add_column(header.lstrip(">"), justify=justify, no_wrap=header in KEPT_WHOLE)
     return table
 
 

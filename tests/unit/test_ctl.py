@@ -133,6 +133,14 @@ def test_tables_say_it(hrapaq, words, expected):
         assert text in result.output
 
 
+def test_names_stay_whole_in_a_narrow_terminal(admin):
+    words = ["--controller", admin[1], "vms"]
+    lines = CliRunner(env={"COLUMNS": "60"}).invoke(cli, words).output.splitlines()
+    assert lines[1].strip() == "web  steady"
+    assert lines[2].split() == ["memory", "100", "MiB", "?", "?", "256", "MiB"]
+    assert "mode and bounds" in lines[-1]
+
+
 @pytest.mark.parametrize("words", ["status", "nodes", "vms", "plan", "explain web"])
 def test_json_is_json_with_integers_and_nulls(hrapaq, words):
     result = hrapaq(*words.split(), "--json")
