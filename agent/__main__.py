@@ -4,21 +4,17 @@ import asyncio
 import logging
 import os
 import sys
-import tomllib
 from pathlib import Path
 
 import click
 import msgspec
 
 from agent.settings import AgentSettings
-from shared.config import load
+from shared.config import as_toml, load_program
 from shared.errors import HrapaqError
 from shared.log import setup
 
 logger = logging.getLogger(__name__)
-
-SECTION = "agent"
-OTHER_SECTIONS = ("controller", "up")
 
 config_option = click.option(
     "--config",
@@ -84,6 +80,15 @@ def restore(config_path: Path | None, to_maximum: bool) -> None:
     click.echo(f"{moved} limit{'' if moved == 1 else 's'} grown back")
 
 
+@cli.command("check-config")
+@config_option
+@click.option("--print", "show", is_flag=True, help="Print all settings, defaults included.")
+def check_config(config_path: Path | None, *, show: bool) -> None:
+    """Say whether the settings hold together; starts nothing."""
+    settings = _settings(config_path, None)
+    click.echo(as_toml(settings) if show else f"{config_path or 'the defaults'}: well")
+
+
 def _serve(config_path: Path | None, role: str | None) -> None:
     settings = _settings(config_path, role)
     from agent.loop import run  # noqa: PLC0415 - `--help` needs none of it
@@ -92,26 +97,11 @@ def _serve(config_path: Path | None, role: str | None) -> None:
 
 
 def _settings(config_path: Path | None, role: str | None) -> AgentSettings:
-    section = SECTION if config_path is not None and _is_common(config_path) else None
-    settings = load(
-        config_path,
-        AgentSettings,
-        os.environ,
-        section,
-        other_sections=OTHER_SECTIONS if section else (),
-    )
+    settings = load_program("agent", config_path, AgentSettings, os.environ)
     if role is not None:
         settings = msgspec.structs.replace(settings, role=role)
     setup(settings.log_level, sys.stderr, "agent")
     return settings
-
-
-def _is_common(path: Path) -> bool:
-    """Whether the file has a table for each program; what is wrong with it is said by `load`."""
-    try:
-        return SECTION in tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
 
 
 if __name__ == "__main__":

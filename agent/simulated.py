@@ -70,9 +70,7 @@ class SimulatedVm:
 
 DEMO_VMS = (
     # Low first, and longer than the demo's forecast looks back, so that memory goes both ways.
-    SimulatedVm(
-        "sim-memory", memory=Wave(96 * MIB, 320 * MIB, period_s=150, duty=0.4, phase_s=60)
-    ),
+    SimulatedVm("sim-memory", memory=Wave(96 * MIB, 320 * MIB, period_s=150, duty=0.4, phase_s=60)),
     SimulatedVm("sim-cpu", cpu_count=2, cpu=Wave(low=100, high=1600, period_s=80)),
     SimulatedVm("sim-disk", io=Wave(low=MIB, high=40 * MIB, period_s=60, duty=0.3)),
     SimulatedVm("sim-idle"),

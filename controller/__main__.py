@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-import tomllib
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shared.clock import SystemClock
-from shared.config import as_toml, load
+from shared.config import as_toml, load_program
 from shared.errors import ConfigError, HrapaqError
 from shared.log import setup
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SECTION = "controller"
-OTHER_SECTIONS = ("agent", "up")
 # The controller's libraries; an agent's machine has the package without them.
 NEEDED = ("numpy",)
 
@@ -91,22 +88,7 @@ def _settings(config_path: Path | None) -> "ControllerSettings":
         )
     from controller.settings import ControllerSettings  # noqa: PLC0415 - needs numpy
 
-    section = SECTION if config_path is not None and _is_common(config_path) else None
-    return load(
-        config_path,
-        ControllerSettings,
-        os.environ,
-        section,
-        other_sections=OTHER_SECTIONS if section else (),
-    )
-
-
-def _is_common(path: Path) -> bool:
-    """Whether the file has a table for each program; what is wrong with it is said by `load`."""
-    try:
-        return SECTION in tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    return load_program("controller", config_path, ControllerSettings, os.environ)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 # ruff: noqa: PLC0415 - a command imports what it needs, so that --help and completion stay quick
 """The commands that read what was recorded, and settings before a program runs with them."""
 
-import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -170,54 +169,20 @@ def _top_keys(file: Path) -> set[str]:
         return set()
 
 
-# The agent's settings belong to the agent, which this side never imports: a process does.
-AGENT_CHECK = """
-import os, sys
-from pathlib import Path
-from agent.settings import AgentSettings
-from shared.config import as_toml, load
-from shared.errors import ConfigError
-section = sys.argv[2] or None
-others = ("controller", "up") if section else ()
-ours = ("HRAPAQ_CONTROLLER", "HRAPAQ_NATS")
-try:
-    settings = load(Path(sys.argv[1]), AgentSettings, os.environ, section,
-                    other_sections=others, ignored_variables=ours)
-except ConfigError as error:
-    sys.exit(str(error))
-print(as_toml(settings, section))
-"""
-
-
 def _check(kind: str, file: Path) -> str:
-    """The settings as text; ConfigError, or a Complaint with what the agent's reader said."""
+    """The settings as text, by the program that reads them; Complaint with what it said.
+
+    A process, since the agent's settings belong to the agent, which this side never imports.
+    """
     import subprocess
 
-    section = kind if kind in _top_keys(file) else ""
-    if kind == "controller":
-        return _check_controller(file, section)
     from controller.ctl_client import Complaint
 
-    command = [sys.executable, "-c", AGENT_CHECK, str(file), section]
+    command = [sys.executable, "-m", kind, "check-config", "--config", str(file), "--print"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     if done.returncode != 0:
-        raise Complaint(done.stderr.strip())
+        raise Complaint(done.stderr.strip().removeprefix(f"hrapaq-{kind}: "))
     return done.stdout
-
-
-def _check_controller(file: Path, section: str) -> str:
-    from controller.settings import ControllerSettings
-    from shared.config import as_toml, load
-
-    settings = load(
-        file,
-        ControllerSettings,
-        os.environ,
-        section or None,
-        other_sections=("agent", "up") if section else (),
-        ignored_variables=("HRAPAQ_CONTROLLER", "HRAPAQ_NATS"),
-    )
-    return as_toml(settings, section or None)
 
 
 def _on_bus(url: str | None, work: "Callable[[Bus], Coroutine[object, object, T]]") -> T:

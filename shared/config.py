@@ -26,12 +26,36 @@ from msgspec import Struct
 from shared.errors import ConfigError
 from shared.settings_text import FieldDoc, as_toml, describe, table_type, type_text, types_of
 
-__all__ = ["ENVIRONMENT_PREFIX", "FieldDoc", "as_toml", "describe", "load"]
+__all__ = ["ENVIRONMENT_PREFIX", "FieldDoc", "as_toml", "describe", "load", "load_program"]
 
 ENVIRONMENT_PREFIX = "HRAPAQ_"
+PROGRAMS = ("agent", "controller")  # each has a table in a common file
+# Read by the command line, `hrapaq up` and the set-up script; no settings of a program.
+OTHER_VARIABLES = (
+    "HRAPAQ_CONTROLLER",
+    "HRAPAQ_NATS",
+    "HRAPAQ_SYSTEM",
+    "HRAPAQ_TORCH",
+    "HRAPAQ_UP_OWNER",
+)
 
 Settings = TypeVar("Settings", bound=Struct)
 KeyPath = tuple[str, ...]  # from the top of the file
+
+
+def load_program(
+    program: str, path: Path | None, settings_type: type[Settings], environ: Mapping[str, str]
+) -> Settings:
+    """The settings of one of PROGRAMS, from a file of its own or its table of a common file."""
+    common = path is not None and _has_table(path, program)
+    return load(
+        path,
+        settings_type,
+        environ,
+        program if common else None,
+        other_sections=[name for name in PROGRAMS if name != program] if common else (),
+        ignored_variables=OTHER_VARIABLES,
+    )
 
 
 def load(
@@ -66,6 +90,14 @@ def load(
     settings = _convert(source, own, settings_type, top)
     _refuse(_relations(source, settings, top))
     return settings
+
+
+def _has_table(path: Path, name: str) -> bool:
+    """What is wrong with the file is said by `load`."""
+    try:
+        return name in tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
 # ---- the file, and where things stand in it ----
