@@ -154,6 +154,7 @@ class NatsBus:
         self._why_not = "not started"
         self._last_error: Exception | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._closing = False
 
     @property
     def connected(self) -> bool:
@@ -260,18 +261,19 @@ class NatsBus:
             await reader.close()
 
     async def close(self) -> None:
+        self._closing = True
         if self._session is not None:
             with contextlib.suppress(BusError):
                 await self._session.ask("flush", self._session.client.flush(timeout=1), 1.0)
         if self._keeper is not None:
-            await end(self._keeper, patience_s=5.0)
+            await end(self._keeper, patience_s=0.5)
         self._why_not = "closed"
 
     # ---- the task that keeps a connection ----
 
     async def _keep_connected(self) -> None:
         backoff_s = self._options.backoff_first_s
-        while True:
+        while not self._closing:  # a cancellation may be swallowed by the client
             try:
                 if await self._hold_one_session():
                     backoff_s = self._options.backoff_first_s
