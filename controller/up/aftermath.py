@@ -157,7 +157,7 @@ def _guests() -> list[int]:
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError, ValueError):
             words = entry.read_bytes().decode(errors="replace").split("\0")
-            if "qemu" not in words[0]:
+            if "qemu" not in words[0] or is_elsewhere(entry.parent):
                 continue
             note = Path(words[words.index("-kernel") + 1]).parent / OWNER_NOTE
             if _is_dead(owner_of(note.read_text())):
@@ -170,13 +170,25 @@ def _daemons(names: tuple[str, ...]) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is another user's
-            if (entry / "comm").read_text().strip() not in names:
+            if (entry / "comm").read_text().strip() not in names or is_elsewhere(entry):
                 continue
             variables = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
             named = next((line for line in variables if line.startswith(OWNER_VARIABLE)), "")
             if _is_dead(owner_of(named)):
                 found.append(int(entry.name))
     return found
+
+
+def is_elsewhere(process: Path) -> bool:
+    """Whether a process, as its directory in /proc, lives in a container that counts on its own.
+
+    What it calls its owner is a number there, and says nothing about the process of that number
+    here. Where the kernel does not let us look, it is taken for one of ours.
+    """
+    try:
+        return (process / "ns/pid").readlink() != Path("/proc/self/ns/pid").readlink()
+    except OSError:
+        return False
 
 
 def _is_dead(owner: Owner | None) -> bool:
