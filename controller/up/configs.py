@@ -38,6 +38,7 @@ class Demo:
     libvirt_uri: str  # "none" without a hypervisor
     memory_allocatable_mib: int
     cpu_allocatable_millicores: int
+    io_allocatable_mib_per_s: int | None  # None: disk traffic is left alone
 
 
 def controller_toml(demo: Demo, at: Addresses, state_directory: Path) -> str:
@@ -81,5 +82,7 @@ def agent_toml(demo: Demo, at: Addresses, state_directory: Path) -> str:
         "cpu_allocatable_millicores": demo.cpu_allocatable_millicores,
         "metrics_listen": at.agent_metrics,
     }
+    if demo.io_allocatable_mib_per_s is not None:
+        values["io_allocatable_bytes_per_s"] = demo.io_allocatable_mib_per_s * MIB
     # JSON's strings, numbers and lists are TOML's too.
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

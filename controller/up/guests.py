@@ -35,10 +35,15 @@ DESTROY_DEADLINE_S = 20.0
 
 
 def default_guests() -> list[Guest]:
-    """The four of the demo; together about a quarter of a core under TCG."""
+    """The four of the demo; together about a quarter of a core under TCG.
+
+    Each has a disk, however small: what has none cannot be limited, and has no share to give.
+    """
     return [
         Guest(f"{NAME_PREFIX}memory", str(uuid4()), "memory", {"start_s": 10}, disk_mib=32),
-        Guest(f"{NAME_PREFIX}cpu", str(uuid4()), "cpu", {"period_s": 60, "busy_s": 30}),
+        Guest(
+            f"{NAME_PREFIX}cpu", str(uuid4()), "cpu", {"period_s": 60, "busy_s": 30}, disk_mib=16
+        ),
         Guest(
             f"{NAME_PREFIX}disk",
             str(uuid4()),
@@ -46,7 +51,7 @@ def default_guests() -> list[Guest]:
             {"period_s": 60, "busy_s": 30, "disk_mib": 64},
             disk_mib=64,
         ),
-        Guest(f"{NAME_PREFIX}idle", str(uuid4()), "idle"),
+        Guest(f"{NAME_PREFIX}idle", str(uuid4()), "idle", disk_mib=16),
     ]
 
 

@@ -46,6 +46,7 @@ GUESTS = 4
 GUEST_START_MIB = 256
 SIMULATED_START_MIB = 512  # simulated guests start at full size
 SIMULATED_MILLICORES = 5000  # of all simulated guests together
+IO_POOL_MIB_PER_S = 64  # of disk traffic, for all guests together
 CPU_POOL_PERCENT = 70  # of what the guests' virtual CPUs could use: it must move between them
 
 
@@ -175,6 +176,8 @@ class _Run:
             cpu_allocatable_millicores=math.ceil(
                 (cpu_pool + others.cpu_millicores) / (1 - RESERVE_SHARE)
             ),
+            # Where other VMs run, what they may read and write has no limit and no sum.
+            io_allocatable_mib_per_s=None if others.cpu_millicores else IO_POOL_MIB_PER_S,
         )
 
     def _child(self, name: str, config: str, command: str, answers_at: str) -> ChildSpec:

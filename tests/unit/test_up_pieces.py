@@ -38,7 +38,7 @@ def both(tmp_path, demo: Demo) -> tuple[ControllerSettings, AgentSettings]:
 
 @pytest.mark.parametrize("cycle_s", [2, 10, 60, 600])
 def test_real_guests_are_enforced_and_nothing_else(tmp_path, cycle_s):
-    demo = Demo(cycle_s, (UUID,), None, "qemu:///system", 1500, 2800)
+    demo = Demo(cycle_s, (UUID,), None, "qemu:///system", 1500, 2800, None)
     controller, agent = both(tmp_path, demo)
     assert controller.mode == "observe"
     assert {name: vm.mode for name, vm in controller.vms.items()} == {UUID: "enforce"}
@@ -47,15 +47,17 @@ def test_real_guests_are_enforced_and_nothing_else(tmp_path, cycle_s):
     assert agent.libvirt_uri == "qemu:///system"
     assert agent.memory_allocatable_bytes == 1500 * MIB
     assert agent.cpu_allocatable_millicores == 2800
+    assert agent.io_allocatable_bytes_per_s is None
     assert agent.sample_interval_s <= cycle_s
     assert agent.controller_address == controller.commands_listen
     assert agent.bus_servers == controller.bus_servers
 
 
 def test_simulated_guests_are_all_that_is_enforced(tmp_path):
-    controller, agent = both(tmp_path, Demo(10, (), 42, "none", 2400, 3500))
+    controller, agent = both(tmp_path, Demo(10, (), 42, "none", 2400, 3500, 64))
     assert controller.mode == "enforce"
     assert agent.simulated_seed == 42
+    assert agent.io_allocatable_bytes_per_s == 64 * MIB
 
 
 def test_state_directories(tmp_path):
