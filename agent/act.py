@@ -128,6 +128,9 @@ class Executor:
         except HypervisorError as error:
             failure = str(error)  # it may have happened all the same: only reading back tells
         now = await self._measured(step, run, wait=not failure)
+        if now is not None and _is_started_anew(before, now):
+            # At the size it boots with, which says nothing of the lever.
+            failure = failure or "the VM was started anew meanwhile"
         result = await self._judged(admitted, limit, now, run, failure)
         return replace(result, host_freed_bytes=_freed(step, before, now))
 
@@ -231,6 +234,12 @@ def side_by_side(steps: Sequence[Admitted]) -> list[list[Admitted]]:
         else:
             groups.append([each])
     return groups
+
+
+def _is_started_anew(before: VmReading, now: VmReading) -> bool:
+    if before.cpu_time_ns is None or now.cpu_time_ns is None:
+        return False
+    return now.cpu_time_ns < before.cpu_time_ns
 
 
 def _freed(step: Step, before: VmReading, now: VmReading | None) -> int | None:

@@ -1,4 +1,4 @@
-"""Authority that ends while a step is being prepared."""
+"""What happens to a VM, or to authority, while a step is under way."""
 
 import asyncio
 
@@ -23,19 +23,55 @@ class Overtaken(SimulatedHypervisor):
         return await super().read(vm_id)
 
 
+class Deaf(SimulatedHypervisor):
+    """Says yes to limits and does nothing, as when a VM's start overtakes the call."""
+
+    async def set_limit(self, vm_id, resource, amount):
+        pass
+
+
+def to_vm(clock, reading):
+    raw = RawNode(clock.unix_ns(), clock.tick_ns(), vms=(reading,))
+    return to_sample(None, raw).vms[0]
+
+
+async def readings_of(hypervisor, clock, vm_id):
+    vms = {vm_id: to_vm(clock, await hypervisor.read(vm_id))}
+    return Readings(NodeReadings(cpu_allocatable_millicores=4000), vms, 30 * SECOND_NS)
+
+
+def test_a_vm_that_is_started_anew_says_nothing_of_its_lever():
+    """It is back at full size, which looks like a step without effect."""
+
+    async def scenario():
+        clock = FakeClock()
+        hypervisor = Deaf(1, clock, (SimulatedVm("a"),))
+        vm_id = hypervisor.vm_ids()["a"]
+        clock.advance(60 * SECOND_NS)
+
+        async def pause(seconds):
+            hypervisor.restart(vm_id)
+            clock.advance(round(seconds * SECOND_NS))
+
+        executor = Executor(hypervisor, clock, lambda reading: to_vm(clock, reading), pause)
+        readings = await readings_of(hypervisor, clock, vm_id)
+        step = Step(0, vm_id, Resource.CPU, 1000, 800)
+        (result,) = await executor.carry_out([Admitted(step)], readings, lambda _: None)
+        assert result.outcome is Outcome.FAILED
+        assert "anew" in result.detail
+        assert executor.quarantined() == {}
+
+    asyncio.run(scenario())
+
+
 def test_a_controller_that_speaks_up_while_a_vm_is_read_stops_the_step():
     async def scenario():
         clock = FakeClock()
         hypervisor = Overtaken(1, clock, (SimulatedVm("a"),))
         vm_id = hypervisor.vm_ids()["a"]
-
-        def to_vm(reading):
-            return to_sample(None, RawNode(clock.unix_ns(), clock.tick_ns(), vms=(reading,))).vms[0]
-
-        executor = Executor(hypervisor, clock, to_vm)
-        vms = {vm_id: to_vm(await hypervisor.read(vm_id))}
+        executor = Executor(hypervisor, clock, lambda reading: to_vm(clock, reading))
+        readings = await readings_of(hypervisor, clock, vm_id)
         hypervisor.heard = False
-        readings = Readings(NodeReadings(cpu_allocatable_millicores=4000), vms, 30 * SECOND_NS)
         step = Step(0, vm_id, Resource.CPU, 1000, 800)
         (result,) = await executor.carry_out(
             [Admitted(step)],
