@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ import msgpack  # type: ignore[import-untyped]  # it ships no types
 
 from shared.clock import SECOND_NS, Clock
 from shared.errors import HypervisorError, HypervisorTimeout, HypervisorUnavailable, VmGone
+
+logger = logging.getLogger(__name__)
 
 CALLS_MAX = 4  # in flight per lane; the worker has as many threads
 _FRAME_BYTES_MAX = 64 * 1024 * 1024
@@ -127,6 +130,7 @@ class WorkerClient:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         if self._worker is worker:
+            logger.warning("the libvirt worker ended by itself; the next call starts another")
             self._deaths += 1
             self._start_not_before_tick_ns = self._clock.tick_ns() + _pause_ns(self._deaths)
             self._worker = None
