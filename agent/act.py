@@ -68,13 +68,14 @@ class Executor:
         already, `way_back` that nothing may shrink (agent.admission).
         """
         run = _Run(readings, objection, fell_short=fell_short, way_back=way_back)
-        results: list[StepResult] = []
+        results: dict[int, StepResult] = {}  # by the identity of the planned step
         room = asyncio.Semaphore(IN_FLIGHT_MAX)
         for group in side_by_side(steps):
             async with asyncio.TaskGroup() as tasks:
                 started = [tasks.create_task(self._step(each, run, room)) for each in group]
-            results += [task.result() for task in started]
-        return tuple(results)
+            for each, task in zip(group, started, strict=True):
+                results[id(each)] = task.result()
+        return tuple(results[id(each)] for each in steps)
 
     def quarantined(self) -> Mapping[tuple[str, Resource], str]:
         """Levers that lately had no effect, and why they are left alone; they age out."""
@@ -220,19 +221,21 @@ class _Run:
 
 
 def side_by_side(steps: Sequence[Admitted]) -> list[list[Admitted]]:
-    """Consecutive steps of one direction on different VMs, as groups in order."""
+    """Groups in order, no VM twice in one: each step stands in the earliest group of its run of
+    one direction that comes after the other steps of its VM. So four balloons shrink together
+    although each VM's CPU comes before its memory."""
     groups: list[list[Admitted]] = []
+    run_begins = 0
     for each in steps:
-        last = groups[-1] if groups else []
-        fits = (
-            bool(last)
-            and last[0].step.shrinks == each.step.shrinks
-            and each.step.vm_id not in {other.step.vm_id for other in last}
-        )
-        if fits:
-            last.append(each)
-        else:
-            groups.append([each])
+        if groups and groups[-1][0].step.shrinks != each.step.shrinks:
+            run_begins = len(groups)
+        place = run_begins
+        for number, group in enumerate(groups[run_begins:], start=run_begins):
+            if each.step.vm_id in {other.step.vm_id for other in group}:
+                place = number + 1
+        if place == len(groups):
+            groups.append([])
+        groups[place].append(each)
     return groups
 
 
