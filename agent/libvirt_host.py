@@ -95,11 +95,8 @@ class LibvirtHypervisor:
 
     async def levers(self) -> dict[str, str]:
         """Tried on what is there: a lever works when some VM's parameter could be read."""
-        try:
-            await self._call("control", "describe")
-            await self.read_all()
-        except HypervisorError as error:
-            return dict.fromkeys((resource.word for resource in Resource), str(error))
+        await self._call("control", "describe")
+        await self.read_all()
         return {
             Resource.CPU.word: _reason(vm.cpu_reason for vm in self._vms.values()),
             Resource.MEMORY.word: "",

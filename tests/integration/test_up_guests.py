@@ -1,5 +1,6 @@
 """Real guests under the real libvirt and QEMU. Where these are missing, skipped with the reason."""
 
+import asyncio
 import dataclasses
 import os
 import subprocess
@@ -12,6 +13,11 @@ from uuid import uuid4
 
 import pytest
 
+from agent.act import Executor
+from agent.admission import Admitted
+from agent.libvirt_host import LibvirtHypervisor
+from agent.sampler import Sampler, Share
+from agent.steps import Outcome, Step, StepResult
 from controller.up.guest_xml import MIB, Guest, domain_xml
 from controller.up.guests import (
     NAME_PREFIX,
@@ -24,7 +30,9 @@ from controller.up.image import GuestImage, Places, default_cache, prepare_image
 from controller.up.libvirtd import Libvirt, connect, guarded, require_libvirt
 from controller.up.owner import Owner
 from controller.up.probe import require_qemu
+from shared.clock import SystemClock
 from shared.errors import GuestsUnavailable, HypervisorError, HypervisorTimeout
+from shared.resources import Resource
 
 DEADLINE_S = 90.0
 
@@ -103,6 +111,40 @@ def test_guests_boot_balloon_and_leave_nothing(libvirt, image, tmp_path):
     assert _qemu_processes(set(guests.uuids.values())) == []
     assert list(tmp_path.iterdir()) == []
     assert guests.memory() == {}
+
+
+def test_a_guest_that_vanishes_before_its_step_does_not_stop_the_others(libvirt, image, tmp_path):
+    goes, stays = (dataclasses.replace(guest, load="idle") for guest in default_guests()[1:4:2])
+    guests = demo(libvirt, image, tmp_path, [goes, stays])
+
+    async def scenario() -> tuple[StepResult, ...]:
+        clock = SystemClock()
+        hypervisor = LibvirtHypervisor(libvirt.uri, clock)
+        try:
+            sampler = Sampler(Path("/"), hypervisor, clock, Share(memory_bytes=1024 * MIB))
+            judged = await sampler.readings()
+            assert judged.vms.keys() == {goes.uuid, stays.uuid}
+            connection: Any = connect(libvirt.uri)
+            connection.lookupByUUIDString(goes.uuid).destroy()
+            connection.close()
+            steps = [
+                Admitted(Step(index, guest.uuid, Resource.MEMORY, 256 * MIB, 320 * MIB))
+                for index, guest in enumerate((goes, stays))
+            ]
+            executor = Executor(hypervisor, clock, sampler.sample_of)
+            return await executor.carry_out(steps, judged, lambda _step: None)
+        finally:
+            await hypervisor.close()
+
+    try:
+        guests.start(print)
+        guests.wait_until_ready(DEADLINE_S)
+        gone, done = asyncio.run(scenario())
+        assert gone.outcome is Outcome.GONE
+        assert (done.outcome, done.detail) == (Outcome.APPLIED, "")
+        assert guests.actual_bytes() == {stays.uuid: 320 * MIB}
+    finally:
+        guests.stop()
 
 
 CHILD = """
