@@ -162,6 +162,8 @@ class AdminServicer(rpc.AdminServicer):
             expires_tick_ns=self._end(request.ttl_seconds),
         )
         text = f"{word} of {name} is pinned at {amount_text(resource, amount)}"
+        if not snapshot.lever[machine, resource]:
+            text += f" (its host has no {word} lever: nothing will change)"
         return await self._override(pin, text + _for_how_long(request.ttl_seconds))
 
     async def Freeze(  # noqa: N802 - likewise

@@ -58,7 +58,7 @@ class Books:
             commands_sent=totals.commands_sent + outcome.commands_sent,
             commands_acknowledged=totals.commands_acknowledged + outcome.commands_acknowledged,
             steps_applied=totals.steps_applied + measured,
-            memory_moved_bytes=totals.memory_moved_bytes + outcome.memory_moved_bytes,
+            memory_changed_bytes=totals.memory_changed_bytes + outcome.memory_changed_bytes,
             latency_sample_to_command_ns=latency_ns or totals.latency_sample_to_command_ns,
         )
         self.plans = tuple(

@@ -4,6 +4,7 @@ plans that wait for their word. The admin service's Desk."""
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from enum import IntEnum
 from pathlib import Path
 
 from msgspec import structs
@@ -89,8 +90,11 @@ class OperatorDesk:
     async def override(self, override: Override) -> None:
         async with self._writing:
             await self._save(self.overrides.with_(override))
-        body = {name: value for name, value in structs.asdict(override).items() if name != "by"}
-        body = {name: int(v) if hasattr(v, "name") else v for name, v in body.items()}
+        body = {
+            name: value.name.lower() if isinstance(value, IntEnum) else value
+            for name, value in structs.asdict(override).items()
+            if name != "by"
+        }
         await self._say(_text(override), override.key[0], override.by, **body)
 
     async def release(self, key: tuple[str, ...], by: str) -> bool:

@@ -40,7 +40,9 @@ class ControllerMetrics:
         self._commands = self._counter("commands", "Commands sent to agents.")
         self._acknowledged = self._counter("commands_acknowledged", "Commands that were answered.")
         self._steps = self._counter("steps", "Steps of plans by what became of them.", "outcome")
-        self._moved = self._counter("memory_moved_bytes", "Memory moved, as agents measured it.")
+        self._moved = self._counter(
+            "memory_changed_bytes", "Changes of memory limits, both ways, as agents measured them."
+        )
         self._agents = self._gauge("agents_connected", "Agents with a stream to this controller.")
         self._skill = self._gauge("forecast_skill", "Mean skill against persistence.", "resource")
         self._pinball = self._gauge("forecast_pinball", "Mean pinball loss.", "resource")
@@ -78,7 +80,7 @@ class ControllerMetrics:
     def outcome(self, outcome: PlanOutcome) -> None:
         self._commands.inc(outcome.commands_sent)
         self._acknowledged.inc(outcome.commands_acknowledged)
-        self._moved.inc(outcome.memory_moved_bytes)
+        self._moved.inc(outcome.memory_changed_bytes)
         for one in outcome.steps:
             self._steps.labels(one.result.value).inc()
 

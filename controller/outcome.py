@@ -58,7 +58,8 @@ class PlanOutcome:
     first_sent_tick_ns: int | None  # the controller's clock; None: nothing was sent
 
     @property
-    def memory_moved_bytes(self) -> int:
+    def memory_changed_bytes(self) -> int:
+        """By how much memory limits changed, shrinks and grows alike, as agents measured them."""
         return sum(one.moved for one in self.steps if one.step.resource is Resource.MEMORY)
 
     def count(self, result: Result) -> int:

@@ -296,10 +296,11 @@ class Controller:
         self.publish(cycles=self._view.cycles + 1, last_cycle_ns=took_ns)
         vms = int((look.snapshot.parent >= 0).sum())
         steps = sum(len(plan.plan.steps) for plan in plans)
-        moved = sum(outcome.memory_moved_bytes for outcome in outcomes)
+        changed = sum(outcome.memory_changed_bytes for outcome in outcomes)
         text = (
             f"cycle {self._cycle}: {len(look.snapshot.roots())} hosts, {vms} VMs, {steps} steps, "
-            f"{amount_text(Resource.MEMORY, moved)} moved, {took_ns // MILLISECOND_NS} ms"
+            f"memory changed by {amount_text(Resource.MEMORY, changed)}, "
+            f"{took_ns // MILLISECOND_NS} ms"
         )
         self.broadcast.tell(Happening("cycle", text))
 

@@ -66,7 +66,7 @@ class Totals:
     commands_sent: int = 0
     commands_acknowledged: int = 0
     steps_applied: int = 0
-    memory_moved_bytes: int = 0
+    memory_changed_bytes: int = 0
     latency_sample_to_command_ns: int | None = None  # of the last command
 
 

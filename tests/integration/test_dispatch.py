@@ -125,7 +125,7 @@ def test_a_whole_plan_is_carried_out_phase_by_phase_and_acknowledged():
         assert results(outcome) == [Result.APPLIED, Result.APPLIED]
         assert (outcome.commands_sent, outcome.commands_acknowledged) == (2, 2)
         assert outcome.stopped == ""
-        assert outcome.memory_moved_bytes == 200 * MIB
+        assert outcome.memory_changed_bytes == 200 * MIB
         assert [[s.index for s in apply.steps] for apply in agent.applies] == [[0], [1]]
 
     asyncio.run(scenario())

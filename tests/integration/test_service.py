@@ -181,7 +181,7 @@ def test_telemetry_becomes_a_plan_that_is_audited_carried_out_and_accounted_for(
         totals = here.controller.view().totals
         assert totals.plans_verified == 1
         assert totals.commands_sent == totals.commands_acknowledged == len(agent.applies) == 2
-        assert totals.memory_moved_bytes > 0
+        assert totals.memory_changed_bytes > 0
         assert totals.latency_sample_to_command_ns > 0
         assert [r.kind for r in (await read_audit(here.bus)).records] == [
             "decision", "intent", "ack",
@@ -396,7 +396,7 @@ def test_metrics_tell_of_cycles_commands_and_moved_memory(tmp_path):
         assert float(lines["hrapaq_controller_cycles_total"]) == 1
         assert float(lines["hrapaq_controller_commands_total"]) == 2
         assert float(lines['hrapaq_controller_steps_total{outcome="applied"}']) == 2
-        assert float(lines["hrapaq_controller_memory_moved_bytes_total"]) > 0
+        assert float(lines["hrapaq_controller_memory_changed_bytes_total"]) > 0
         assert 'hrapaq_controller_cycle_step_seconds_count{step="decide"}' in lines
         assert float(lines["hrapaq_controller_sample_to_command_seconds_count"]) == 1
 
