@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from shared.bus import BusCounters, MessageCallback, StoredMessage
 from shared.errors import BusError
+from shared.ports import free_ports
 
 STORE_BYTES = 10**9  # all streams of a test's server together
 
@@ -37,7 +38,7 @@ class NatsServer:
         self._own = None if directory else tempfile.TemporaryDirectory(prefix="nats-")
         self.directory = directory or Path(self._own.name if self._own else "")
         self._sync = sync  # "always": an acknowledged message is on the disk
-        self._ports = (-1, -1)  # clients, monitoring; -1 is a free one, kept afterwards
+        self._ports = tuple(free_ports(2))  # clients, monitoring; the same after a restart
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -72,8 +73,9 @@ class NatsServer:
         deadline = time.monotonic() + timeout_s
         while not self._read_ports():
             if self._process.poll() is not None or time.monotonic() > deadline:
+                ended = self._process.returncode
                 self.kill()
-                raise BusError(f"nats-server did not start:\n{self.log_text()}")
+                raise BusError(f"nats-server did not start ({ended}):\n{self.log_text()}")
             time.sleep(0.005)
 
     def stop(self) -> None:

@@ -74,18 +74,6 @@ def nats_server_binary() -> str:
     return found
 
 
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody uses now, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
 def port_is_free(port: int) -> bool:
     """Whether nobody accepts connections at this loopback port."""
     with socket.socket() as probe:

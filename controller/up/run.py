@@ -31,7 +31,7 @@ from controller.up.machine import (
     make_state_directory,
 )
 from controller.up.measure import Measurement
-from controller.up.nats import EmbeddedNats, free_ports, http_get, port_is_free
+from controller.up.nats import EmbeddedNats, http_get, port_is_free
 from controller.up.parts import Parts
 from controller.up.record import keep_audit
 from controller.up.report import Report, summary, write
@@ -41,6 +41,7 @@ from controller.up.supervisor import ChildSpec, Supervisor
 from controller.up.view import Ground, View
 from controller.up.watch import Watcher
 from shared.errors import ConfigError, HrapaqError
+from shared.ports import free_ports
 
 GUESTS = 4
 GUEST_START_MIB = 256

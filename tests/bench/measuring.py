@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from controller.up.configs import Addresses
-from controller.up.nats import free_ports
+from shared.ports import free_ports
 from shared.testing import NatsServer, die_with_parent
 
 T = TypeVar("T")

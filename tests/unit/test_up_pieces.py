@@ -18,10 +18,11 @@ from controller.up.machine import (
     our_cgroups,
     remove_cgroups,
 )
-from controller.up.nats import EmbeddedNats, free_ports, http_get, nats_server_binary, port_is_free
+from controller.up.nats import EmbeddedNats, http_get, nats_server_binary, port_is_free
 from controller.up.supervisor import Supervisor
 from shared.config import load
 from shared.errors import ConfigError
+from shared.ports import free_ports
 from shared.resources import MIB
 
 AT = Addresses("nats://127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4", "127.0.0.1:5")
