@@ -272,6 +272,49 @@ def test_a_shrink_that_stalls_is_partial_and_later_grows_take_only_what_came_fre
     play(scenario)
 
 
+def test_grows_side_by_side_do_not_get_the_same_free_memory_twice():
+    async def scenario():
+        vms = (*VMS[:2], SimulatedVm("c", memory=SMALL))
+        rig = await Rig.warm(vms, allocatable_bytes=1280 * MIB)
+        a, b, c = (rig.hypervisor._machines[rig.ids[name]] for name in "abc")
+        for machine in (b, c):
+            machine.limit_bytes = machine.target_bytes = 384 * MIB
+        await rig.look()
+        shrink = await rig.step(0, "a", 256 * MIB)
+        grows = (await rig.step(1, "b", 512 * MIB), await rig.step(2, "c", 512 * MIB))
+        task = asyncio.create_task(rig.steward.apply(Command(rig.header(), (shrink, *grows))))
+        await rig.hypervisor.first_asked.wait()
+        a.spec = replace(a.spec, memory=Wave(low=400 * MIB, high=400 * MIB, noise=0))
+        ack = await task
+        assert outcomes(ack)[0] == Outcome.PARTIAL
+        assert sum(machine.limit_bytes for machine in (a, b, c)) <= 1280 * MIB
+        assert sum(result.after_amount for result in ack.results[1:]) == (768 + 96) * MIB
+
+    play(scenario)
+
+
+def test_no_shrink_begins_after_the_lease_of_its_own_command_has_ended():
+    async def scenario():
+        rig = await Rig.warm()
+        steps = (await rig.step(0, "a", 384 * MIB), await rig.step(1, "a", 500, Resource.CPU))
+        ack = await rig.steward.apply(Command(rig.header(lease_ms=1000), steps))
+        assert outcomes(ack) == [Outcome.APPLIED, Outcome.REFUSED]
+        assert ack.results[1].invariant == "I9"
+
+    play(scenario)
+
+
+def test_what_moved_nothing_leaves_the_generation():
+    async def scenario():
+        rig = await Rig.warm()
+        told = Command(rig.header(), (await rig.step(0, "a", 100 * MIB),))
+        ack = await rig.steward.apply(told)
+        assert outcomes(ack) == [Outcome.REFUSED]
+        assert (ack.generation, rig.steward.facts().generation) == (0, 0)
+
+    play(scenario)
+
+
 def test_nothing_moves_when_the_intent_cannot_be_written():
     async def scenario():
         rig = await Rig.warm()
