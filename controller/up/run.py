@@ -5,6 +5,7 @@ import importlib.metadata
 import math
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -139,7 +140,7 @@ class _Run:
         text = agent_toml(demo, self.at, self.directory / "agent")
         await self.supervisor.start(self._child("agent", text, "host", self.at.agent_metrics))
         self._stage("waiting for the first cycle")
-        self._say(f"all parts run; `hrapaq status` and its sisters ask {self.at.admin}")
+        self._say(f"all parts run; ask them from another terminal: {_our_command()} status")
 
     def _lay_ground(self) -> None:
         hypervisor = self.hypervisor
@@ -338,3 +339,10 @@ class _Run:
     def _complain(self, text: str) -> None:
         self.report.error(text)
         self._say(text)
+
+
+def _our_command() -> str:
+    """`hrapaq` as a person can type it here: by its path where it is not on PATH."""
+    if shutil.which("hrapaq"):
+        return "hrapaq"
+    return os.path.relpath(Path(sys.executable).parent / "hrapaq")
