@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from controller.up.runfile import is_alive
-from controller.up.supervisor import ChildError, ChildSpec, Supervisor, ended_text, log_tail
+from controller.up.supervisor import (
+    CRASH_WINDOW_S,
+    CRASHES_MAX,
+    ChildError,
+    ChildSpec,
+    Crashes,
+    Supervisor,
+    ended_text,
+    log_tail,
+)
 
 WRITE_PID = "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(str(os.getpid()));"
 WAIT = WRITE_PID + "import time; print('begun', flush=True); time.sleep(60)"
@@ -202,3 +211,25 @@ def test_the_log_tail_is_short(tmp_path):
     log.write_text("".join(f"line {n}\n" for n in range(100_000)))
     assert log_tail(log).splitlines() == [f"line {n}" for n in range(99_988, 100_000)]
     assert "no log" in log_tail(tmp_path / "none")
+
+
+def test_what_always_ends_at_once_is_started_five_times_a_minute():
+    crashes, now, starts = Crashes(first_delay_s=0.5), 1000.0, []
+    while now < 1000 + 10 * CRASH_WINDOW_S:
+        crashes.add(now)
+        now += crashes.delay_s
+        starts.append(now)
+    assert starts[0] == 1000.5
+    for start in starts:
+        within = [other for other in starts if start <= other < start + CRASH_WINDOW_S]
+        assert len(within) <= CRASHES_MAX
+    assert len(starts) >= 9 * CRASHES_MAX  # and it is never given up
+
+
+def test_old_crashes_do_not_count():
+    crashes = Crashes(first_delay_s=0.5)
+    for now in (0.0, 1.0, 2.0, 3.0):
+        crashes.add(now)
+    crashes.add(2.0 + CRASH_WINDOW_S)
+    assert not crashes.are_too_many
+    assert crashes.delay_s == 2.0
