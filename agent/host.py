@@ -8,6 +8,7 @@ import logging
 from dataclasses import replace
 from importlib.metadata import version
 from random import Random
+from uuid import uuid4
 
 from agent.act import Executor, Pause
 from agent.admission import Readings
@@ -45,6 +46,7 @@ class Host:
         pause: Pause = asyncio.sleep,
     ) -> None:
         self._settings = settings
+        self._run_id = uuid4().hex
         self._identity = identity
         self._hypervisor = hypervisor
         self._sampler = sampler
@@ -137,4 +139,5 @@ class Host:
             epoch_highest=facts.epoch_highest,
             agent_tick_ns=self._clock.tick_ns(),
             generation=facts.generation,
+            run_id=self._run_id,
         )

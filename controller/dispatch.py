@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 ANSWERED_MAX = 4096  # finished commands that are remembered, to know a repeated answer
 CLOSE_GRACE_S = 1.0
+RETURN_WITHIN_S = 5.0  # for an agent that went away with a command: restarted, it needs about two
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,11 @@ class Dispatcher:
     ) -> pb.Ack:
         """Sends, and waits for the answer, which may come over a later stream of the agent."""
         header = message.apply.header
-        waiting = _Waiting(node_id, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(
+            node_id,
+            self._sessions.agents[node_id].run_id,
+            asyncio.get_running_loop().create_future(),
+        )
         self._waiting[header.command_id] = waiting
         steps = len(message.apply.steps)
         try:
@@ -234,6 +239,23 @@ class Dispatcher:
     def _on_change(self, agent: Agent) -> None:
         word = "connected" if agent.connected else "gone"
         self._tell(Happening("node", f"agent of {agent.name} {word}", agent.node_id))
+        for waiting in self._waiting.values():
+            if waiting.node_id != agent.node_id:
+                continue
+            if not agent.connected:
+                asyncio.get_running_loop().call_later(RETURN_WITHIN_S, self._give_up, waiting)
+            elif agent.run_id != waiting.run_id:
+                self._give_up(waiting)
+
+    def _give_up(self, waiting: "_Waiting") -> None:
+        """A process that is gone will not answer, and an agent that stays away must not hold up
+        the cycle, and with it everybody's lease. One that came back itself may still answer."""
+        agent = self._sessions.agents[waiting.node_id]
+        if waiting.answer.done() or (agent.connected and agent.run_id == waiting.run_id):
+            return
+        waiting.answer.set_exception(
+            AckTimeout(f"node {waiting.node_id} went away with its command; what it did is unknown")
+        )
 
     def _remember(self, command_id: str, node_id: str) -> None:
         self._answered[command_id] = node_id
@@ -248,4 +270,5 @@ class Dispatcher:
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     node_id: str
+    run_id: str  # of the agent's process that was sent the command
     answer: asyncio.Future[pb.Ack]

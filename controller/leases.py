@@ -1,6 +1,6 @@
 """Whose lease goes on after a cycle, and where it would walk back to. Pure; DESIGN section 7."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from controller.core.state import MISSING, Decision, Mode, Policy, Snapshot, VerifiedPlan
 from controller.dispatch import Renewal
@@ -10,16 +10,23 @@ DONE = {Result.APPLIED, Result.UNCHANGED, Result.GONE}
 
 
 def renewals(
-    snapshot: Snapshot, decision: Decision, outcomes: Iterable[PlanOutcome], policy: Policy
+    snapshot: Snapshot,
+    decision: Decision,
+    roots: Collection[int],
+    outcomes: Iterable[PlanOutcome],
+    policy: Policy,
 ) -> tuple[Renewal, ...]:
-    """One for each host that got no command in this cycle, whose readings are fresh and whose VMs
-    are not merely observed. Hosts where nobody may move anything are never spoken to."""
+    """One for each host below `roots` that got no command in this cycle, whose readings are fresh
+    and whose VMs are not merely observed. Hosts where nobody may move anything are never spoken
+    to."""
     by_root = {outcome.root: outcome for outcome in outcomes}
     commanded = {
         one.step.node for outcome in by_root.values() for one in outcome.steps if one.command_id
     }
     found = []
     for tree in decision.trees:
+        if tree.root not in roots:
+            continue
         plan = tree.verdict.plan
         stands = isinstance(tree.verdict, VerifiedPlan) and _is_done(
             by_root.get(tree.root), bool(plan.steps)

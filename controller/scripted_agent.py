@@ -1,6 +1,7 @@
 """An agent that dials in over real gRPC and answers as a script says; for tests only."""
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -35,8 +36,10 @@ class ScriptedAgent:
         generation: int = 0,
         epoch_highest: int = 0,
         beat_s: float | None = None,
+        run_id: str = "",
     ) -> None:
         self.node_id = node_id
+        self.run_id = run_id or uuid.uuid4().hex
         self.script = script
         self.generation = generation
         self.epoch_highest = epoch_highest
@@ -85,6 +88,7 @@ class ScriptedAgent:
             epoch_highest=self.epoch_highest,
             agent_tick_ns=self.tick_ns,
             generation=self.generation,
+            run_id=self.run_id,
         )
 
     async def beat(self) -> None:

@@ -7,7 +7,7 @@ cycles run is `controller.daemon`'s business.
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -158,10 +158,15 @@ class Controller:
             self._show(look, forecast, decision)
             with watch("audit intent"):
                 audited = await self._audit(plans)
+            busy = {one.verified.plan.root for one in audited}
+            quiet = set(look.snapshot.roots()) - busy
+            with watch("renew"):  # first: nobody's lease waits for what happens on another host
+                if recorded:
+                    await self._renew(look, decision, quiet)
             with watch("dispatch"):
                 outcomes = await self._dispatch(audited, look)
                 if recorded and self.recorder.healthy:
-                    await self._renew(look, decision, outcomes)
+                    await self._renew(look, decision, busy, outcomes)
             with watch("audit acks"):
                 await self._account(outcomes, look)
             with watch("learn"):
@@ -221,8 +226,14 @@ class Controller:
             *(self.dispatcher.apply(one, look.snapshot, self._policy) for one in audited)
         )
 
-    async def _renew(self, look: Look, decision: Decision, outcomes: list[PlanOutcome]) -> None:
-        due = renewals(look.snapshot, decision, outcomes, self._policy)
+    async def _renew(
+        self,
+        look: Look,
+        decision: Decision,
+        roots: Collection[int],
+        outcomes: Iterable[PlanOutcome] = (),
+    ) -> None:
+        due = renewals(look.snapshot, decision, roots, outcomes, self._policy)
         await self.dispatcher.renew(due, self.epoch, self._policy)
 
     async def _account(self, outcomes: list[PlanOutcome], look: Look) -> None:

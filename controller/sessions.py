@@ -54,6 +54,7 @@ class Agent:
     tick_ns: int
     heard_tick_ns: int
     epoch_highest: int
+    run_id: str = ""  # of its process
 
 
 class Sessions(rpc.CommandsServicer):
@@ -172,6 +173,7 @@ class Sessions(rpc.CommandsServicer):
             tick_ns=hello.agent_tick_ns,
             heard_tick_ns=self._clock.tick_ns(),
             epoch_highest=hello.epoch_highest,
+            run_id=hello.run_id,
         )
 
     def _update(self, agent: Agent) -> None:

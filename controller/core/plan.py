@@ -133,6 +133,8 @@ def _fallbacks(
     Each VM's base is the lower of before and after, which any prefix already holds. What a host
     has left at its fullest moment is shared out over that, in proportion to what VMs lack of
     their full size; the burst reserve counts as left, since nobody lends from it any more.
+    A host that is over-full has no spare: there bases are cut towards the floors until they fit,
+    so that what comes down by itself is not lent out again by silence.
     What is observed or frozen has no way back and what is pinned goes nowhere: silence gives no
     leave to move them either (I8).
     """
@@ -150,6 +152,8 @@ def _fallbacks(
             ]
             spare = _spare(snapshot, moved, host, resource)
             base = {c: _lower(snapshot, moved, c, resource) for c in children}
+            if spare == 0:
+                base = _cut_to_fit(snapshot, base, host, resource)
             lack = {
                 c: max(_full(snapshot, c, resource) - base[c], 0)
                 for c in children
@@ -164,6 +168,25 @@ def _fallbacks(
                     Fallback(child, snapshot.ids[child], host, resource, base[child] + extra)
                 )
     return tuple(found)
+
+
+def _cut_to_fit(
+    snapshot: Snapshot, base: dict[int, int], host: int, resource: Resource
+) -> dict[int, int]:
+    """Bases that fit beside what stays where it is; not below floors, and unchanged where the
+    room cannot be told."""
+    others = [c for c in snapshot.children(host) if c not in base]
+    amount = snapshot.capacity if snapshot.parent[host] < 0 else snapshot.limit
+    known = [int(amount[host, resource]), *(int(snapshot.limit[c, resource]) for c in others)]
+    if MISSING in known:
+        return base
+    room = known[0] - sum(known[1:]) - int(snapshot.overhead[host, resource])
+    floor = {c: min(int(snapshot.floor[c, resource]), base[c]) for c in base}
+    above = sum(base.values()) - sum(floor.values())
+    left = max(room - sum(floor.values()), 0)
+    if above <= left:
+        return base
+    return {c: floor[c] + (base[c] - floor[c]) * left // above for c in base}
 
 
 Moves = dict[tuple[int, Resource], Step]

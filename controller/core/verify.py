@@ -148,6 +148,7 @@ def _walk(plan: Plan, snapshot: Snapshot) -> Iterator[Broken]:
     if phases != sorted(phases) or [s.index for s in plan.steps] != list(range(len(plan.steps))):
         yield Broken("I5", plan.root, "its steps are not in the order of their phases")
         return
+    yield from _ends_within(plan, snapshot)
     yield from _way_back(plan, snapshot, now, now)
     for phase in sorted(set(phases)):
         after = dict(now)
@@ -229,3 +230,18 @@ def _way_back(plan: Plan, snapshot: Snapshot, now: Ledger, after: Ledger) -> Ite
         if capacity is None or held + added + overhead > capacity:
             yield Broken("I9", host, f"{resource.word}: the way back does not fit")
             return
+
+
+def _ends_within(plan: Plan, snapshot: Snapshot) -> Iterator[Broken]:
+    """I9 where the walk ends: fallbacks fit by themselves, or are no more than floors."""
+    for host, resource in sorted({(e.node, e.resource) for e in plan.fallback}):
+        goal = {e.machine: e.amount for e in plan.fallback if e.resource is resource}
+        children = snapshot.children(host)
+        amounts = [goal.get(c, int(snapshot.limit[c, resource])) for c in children]
+        amount = snapshot.capacity if snapshot.parent[host] < 0 else snapshot.limit
+        capacity = int(amount[host, resource])
+        if MISSING in {capacity, *amounts}:
+            continue  # nothing of it moves, and the prefixes are checked for growth
+        floors = all(goal[c] <= snapshot.floor[c, resource] for c in children if c in goal)
+        if sum(amounts) + int(snapshot.overhead[host, resource]) > capacity and not floors:
+            yield Broken("I9", host, f"{resource.word}: the way back ends beyond its capacity")

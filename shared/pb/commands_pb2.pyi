@@ -50,7 +50,7 @@ class AgentMessage(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("node_id", "node_name", "boot_id", "version", "epoch_highest", "agent_tick_ns", "generation")
+    __slots__ = ("node_id", "node_name", "boot_id", "version", "epoch_highest", "agent_tick_ns", "generation", "run_id")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     NODE_NAME_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +58,7 @@ class Hello(_message.Message):
     EPOCH_HIGHEST_FIELD_NUMBER: _ClassVar[int]
     AGENT_TICK_NS_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     node_name: str
     boot_id: str
@@ -65,7 +66,8 @@ class Hello(_message.Message):
     epoch_highest: int
     agent_tick_ns: int
     generation: int
-    def __init__(self, node_id: _Optional[str] = ..., node_name: _Optional[str] = ..., boot_id: _Optional[str] = ..., version: _Optional[str] = ..., epoch_highest: _Optional[int] = ..., agent_tick_ns: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
+    run_id: str
+    def __init__(self, node_id: _Optional[str] = ..., node_name: _Optional[str] = ..., boot_id: _Optional[str] = ..., version: _Optional[str] = ..., epoch_highest: _Optional[int] = ..., agent_tick_ns: _Optional[int] = ..., generation: _Optional[int] = ..., run_id: _Optional[str] = ...) -> None: ...
 
 class Beat(_message.Message):
     __slots__ = ("agent_tick_ns", "generation", "epoch_highest")

@@ -1,6 +1,7 @@
 """Dispatch against scripted agents over real gRPC: whatever they do, no step goes too far."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -10,7 +11,7 @@ import pytest
 from controller.audit import AuditTrail
 from controller.core.state import Fallback, Mode, Plan, Policy, Snapshot, Step, VerifiedPlan
 from controller.core.verify import verify
-from controller.dispatch import Dispatcher, Renewal
+from controller.dispatch import RETURN_WITHIN_S, Dispatcher, Renewal
 from controller.events import Happening
 from controller.outcome import PlanOutcome, Result
 from controller.scripted_agent import ScriptedAgent, obedient
@@ -182,8 +183,10 @@ def test_an_agent_that_dies_in_the_middle_ends_the_plan_and_nothing_is_sent_agai
             first = await here.agent(die)
             sending = asyncio.create_task(here.apply())
             await until(lambda: first.applies)
-            second = await here.agent()  # back again, with empty hands
+            began = time.monotonic()
+            second = await here.agent()  # back again as another process, with empty hands
             outcome = await sending
+        assert time.monotonic() - began < 1, "it waited for a process that is gone"
         assert results(outcome) == [Result.UNKNOWN, Result.NOT_SENT]
         assert "unknown" in outcome.stopped
         assert second.applies == []
@@ -205,13 +208,32 @@ def test_a_lost_answer_that_comes_over_the_next_stream_counts_once():
             sending = asyncio.create_task(here.apply(patient))
             await until(lambda: lost)
             await until(lambda: not here.connected())
-            second = await here.agent(generation=first.generation, epoch_highest=1)
+            second = await here.agent(
+                generation=first.generation, epoch_highest=1, run_id=first.run_id
+            )
             for _ in range(2):  # and it repeats itself
                 await second.say(pb.AgentMessage(ack=lost[0]))
             outcome = await sending
         assert results(outcome) == [Result.APPLIED, Result.APPLIED]
         assert outcome.commands_acknowledged == 2
         assert [apply.steps[0].index for apply in second.applies] == [1]
+
+    asyncio.run(scenario())
+
+
+def test_an_agent_that_stays_away_holds_the_cycle_up_no_longer_than_it_may_need_to_return():
+    async def scenario():
+        async with scene() as here:
+
+            async def die(agent, apply):
+                asyncio.get_running_loop().call_soon(agent._stream.cancel)
+
+            await here.agent(die)
+            patient = replace(POLICY, step_deadline_ns=60 * SECOND_NS, lease_ns=90 * SECOND_NS)
+            began = time.monotonic()
+            outcome = await here.apply(patient)
+        assert RETURN_WITHIN_S <= time.monotonic() - began < RETURN_WITHIN_S + 3
+        assert results(outcome) == [Result.UNKNOWN, Result.NOT_SENT]
 
     asyncio.run(scenario())
 

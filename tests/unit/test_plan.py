@@ -141,3 +141,19 @@ def test_a_grow_is_cut_to_what_was_confirmed(headroom, granted):
     else:
         assert cut is not None
         assert (cut.to_amount - cut.from_amount) * 100 // wanted in {granted, granted - 1}
+
+
+def test_on_an_over_full_host_silence_does_not_lend_out_what_comes_down_by_itself():
+    """Seen: a booting guest shows its full size; its fallback then did not fit beside others."""
+    machines = [
+        host("h", 640 * MIB),
+        Machine("booting", "h", limit=(1000, 512 * MIB, None), used=(50, 60 * MIB, 0),
+                memory_free=100 * MIB),
+        *(Machine(f"v{i}", "h", limit=(1000, 152 * MIB, None), used=(50, 60 * MIB, 0),
+                  memory_free=10 * MIB) for i in range(2)),
+    ]  # fmt: skip
+    snapshot, plan = planned(machines)
+    memory = {f.machine: f.amount for f in plan.fallback if f.resource is Resource.MEMORY}
+    assert sum(memory.values()) <= 640 * MIB
+    assert all(amount >= snapshot.floor[m, Resource.MEMORY] for m, amount in memory.items())
+    assert all(amount <= snapshot.limit[m, Resource.MEMORY] for m, amount in memory.items())

@@ -208,3 +208,15 @@ def test_a_tree_is_decided_by_itself():
         assert [f.amount for f in tree.verdict.plan.fallback] == [
             f.amount for f in single.verdict.plan.fallback
         ]
+
+
+def test_a_way_back_that_ends_beyond_the_capacity_is_refused_on_an_over_full_host():
+    booting = replace(VMS["busy"], limit=(1000, 512 * MIB, None), memory_free=100 * MIB)
+    machines = [replace(HOST, capacity=(8000, 900 * MIB, None)), booting, *list(VMS.values())[1:]]
+    snapshot = make_snapshot(machines)
+    plan = decide(snapshot, make_forecast(machines), SMALL_POLICY).trees[0].verdict.plan
+    assert broken_by(plan, snapshot) == set()
+    stays = tuple(
+        replace(f, amount=int(snapshot.limit[f.machine, f.resource])) for f in plan.fallback
+    )
+    assert broken_by(replace(plan, fallback=stays), snapshot) == {"I9"}
