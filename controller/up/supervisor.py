@@ -61,7 +61,7 @@ class Crashes:
 
     def add(self, now_s: float) -> None:
         self._at_s.append(now_s)
-        while self._at_s[0] < now_s - CRASH_WINDOW_S:
+        while self._at_s[0] <= now_s - CRASH_WINDOW_S:
             self._at_s.popleft()
 
     @property
@@ -73,7 +73,8 @@ class Crashes:
         """Before the next start: longer with each crash; when they are too many, until the oldest
         no longer counts."""
         if self.are_too_many:
-            return self._at_s[0] + CRASH_WINDOW_S - self._at_s[-1]
+            until_one_is_old = self._at_s[0] + CRASH_WINDOW_S - self._at_s[-1]
+            return max(until_one_is_old, self.first_delay_s)  # never zero: nor by rounding
         return float(min(self.first_delay_s * 2 ** (len(self._at_s) - 1), BACKOFF_MAX_S))
 
 

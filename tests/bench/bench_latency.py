@@ -107,6 +107,7 @@ def both(at: Addresses, directory: Path, cycle_s: int) -> tuple[Program, Program
         libvirt_uri="none",
         memory_allocatable_mib=MEMORY_POOL_MIB,
         cpu_allocatable_millicores=CPU_POOL_MILLICORES,
+        io_allocatable_mib_per_s=None,
     )
     agent = agent_toml(demo, at, directory / "agent")
     texts = {
