@@ -100,7 +100,11 @@ class NatsServer:
         self._process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # its own directory must not be left to the garbage collector
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
