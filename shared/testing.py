@@ -5,7 +5,6 @@ No product code imports this.
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import random
 import selectors
@@ -65,10 +64,9 @@ class NatsServer:
         config = self.directory / "nats.conf"
         config.write_text(self._config_text())
         self._process = subprocess.Popen(
-            [nats_server_path(), "-c", str(config)],
+            dying_with_us([nats_server_path(), "-c", str(config)]),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl call, nothing that locks
         )
         deadline = time.monotonic() + timeout_s
         while not self._read_ports():
@@ -171,13 +169,14 @@ def nats_server_path() -> str:
     return found
 
 
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
+def dying_with_us(command: Sequence[str]) -> list[str]:
+    """The command, so that it is killed when this process ends, however that happens.
 
-
-def die_with_parent() -> None:
-    """To be run in a new child: the kernel kills it when its parent is gone."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    By util-linux's setpriv rather than a preexec function: that would run Python between fork and
+    exec, which now and then ends the child where gRPC has threads in the parent.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--", *command] if setpriv else list(command)
 
 
 class FakeBus:

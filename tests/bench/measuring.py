@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 
 from controller.up.configs import Addresses
 from shared.ports import free_ports
-from shared.testing import NatsServer, die_with_parent
+from shared.testing import NatsServer, dying_with_us
 
 T = TypeVar("T")
 
@@ -51,11 +51,10 @@ class Program:
     def __enter__(self) -> Self:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command,
+                dying_with_us(self._command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl call, nothing that locks
             )
         return self
 
