@@ -77,6 +77,10 @@ class Libvirt:
         self._state_dir.mkdir(parents=True, exist_ok=True)
         # One of them may still answer: it would not do so for long.
         if end_orphans():
+            # Nobody knows any more whether the empty groups were there before; a libvirt that
+            # misses them makes them again.
+            Surroundings(kvm=None, cgroups=()).restore()
+            self._before = Surroundings(self._before.kvm, Surroundings.now().cgroups)
             self._say("ended the libvirt of an earlier, killed run, and what ran under it")
         theirs = answers(self.uri)
         if self.is_root:

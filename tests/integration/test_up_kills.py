@@ -232,7 +232,7 @@ def test_each_process_may_be_killed_and_silence_gives_memory_back(scene: Scene) 
     run.process.send_signal(signal.SIGTERM)
     assert run.process.wait(SLOW_S) == 0, run.output()
     nothing_is_left(run, ours)
-    assert machine_groups() == groups_before
+    assert machine_groups() <= groups_before
     assert not [port for port in ports if not port_is_free(port)]
     report = run.report()
     assert report["left_behind"] == []
@@ -321,7 +321,7 @@ def test_a_killed_up_leaves_nothing_for_long(tmp_path: Path) -> None:
         second.process.kill()
         second.process.wait()
         nothing_is_left(second, ours)
-        assert machine_groups() == groups_before
+        assert machine_groups() <= groups_before
 
 
 def nothing_is_left(run: Run, pids: list[int]) -> None:
