@@ -246,7 +246,7 @@ def kill_the_worker(scene: Scene) -> None:
 
     def workers() -> list[int]:
         return [
-            child.pid for child in agent.children() if "agent.libvirt_worker" in child.cmdline()
+            child.pid for child in agent.children() if "agent.libvirt_worker" in words_of(child)
         ]
 
     (pid,) = workers()
@@ -342,10 +342,17 @@ def daemon(run: Run, name: str) -> int:
     found = [
         child.pid
         for child in psutil.Process(run.process.pid).children()
-        if name in (child.name(), child.cmdline()[-1].rpartition(".")[2])
+        if (words := words_of(child)) and name in (child.name(), words[-1].rpartition(".")[2])
     ]
     assert len(found) == 1, (name, found)
     return found[0]
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; none of one that was just killed and not yet waited for."""
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
 
 
 def guests_of(run: Run) -> dict[str, psutil.Process]:
