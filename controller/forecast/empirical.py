@@ -86,7 +86,7 @@ def _outcomes(mean: Floats, seen: Ints, horizon: int) -> Floats:
     """(n, 3, w) what demand over a horizon was, NaN in places without one.
 
     Stretches of which less than half was seen say nothing. Where a whole horizon was not seen
-    yet, the steps stand for themselves.
+    yet, or gaps leave no stretch, the steps stand for themselves.
     """
     if horizon > mean.shape[-1]:
         return mean
@@ -95,7 +95,8 @@ def _outcomes(mean: Floats, seen: Ints, horizon: int) -> Floats:
     highest = np.where(2 * known >= horizon, stretches.max(axis=-1), np.nan)
     outcomes = np.full_like(mean, np.nan)
     outcomes[..., : highest.shape[-1]] = highest
-    return np.where((seen < horizon)[..., None], mean, outcomes)
+    too_few = (seen < horizon) | ~np.isfinite(outcomes).any(axis=-1)
+    return np.where(too_few[..., None], mean, outcomes)
 
 
 def _sorted_quantiles(values: Floats) -> Floats:

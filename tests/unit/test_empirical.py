@@ -133,6 +133,13 @@ def test_any_history_gives_ascending_quantiles_or_none(mean, horizon):
     assert (forecast.quantile[seen] >= 0).all()
 
 
+def test_a_history_with_more_gaps_than_values_still_gives_a_forecast():
+    gaps = np.full((1, 3, 7), np.nan)
+    gaps[..., [0, 3, 6]] = 80.0  # as many steps as a horizon, no three of which hold two
+    quantile = EmpiricalForecaster().predict(history(gaps), 3 * MINUTE_NS).quantile
+    assert quantile[0, 0, MEDIAN] == pytest.approx(80.0)
+
+
 def test_rows_do_not_depend_on_each_other_nor_on_how_many_there_are():
     rng = np.random.default_rng(1)
     mean = rng.uniform(0, 100, (9000, 3, 20))
