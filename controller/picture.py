@@ -54,7 +54,7 @@ def take_snapshot(
         names=tuple(table.names[slot] for slot in order.slots),
         parent=order.parent,
         is_host=view.is_host,
-        capacity=_capacity(view, settings.cpu_overcommit),
+        capacity=_capacity(view),
         overhead=_overhead(view, settings),
         reserve=_reserve(view, settings, limit),
         limit=limit,
@@ -238,14 +238,12 @@ def _lower(amount: Ints, bound: Ints) -> Ints:
     return np.where((amount == MISSING) | (bound == MISSING), np.maximum(amount, bound), lower)
 
 
-def _capacity(view: _View, cpu_overcommit: float) -> Ints:
+def _capacity(view: _View) -> Ints:
     """(m, 3) what physical hosts may give; a nested host's capacity is its own limit."""
     capacity = np.full((view.count, RESOURCES), MISSING, dtype=np.int64)
     for place, node in view.hosts.items():
         if not view.is_guest[place]:
             capacity[place] = node.allocatable()
-    known = capacity[:, Resource.CPU] != MISSING
-    capacity[known, Resource.CPU] = capacity[known, Resource.CPU] * cpu_overcommit
     return capacity
 
 
@@ -282,7 +280,7 @@ def _own_needs(node: Node, settings: ControllerSettings) -> Ints:
 def _reserve(view: _View, settings: ControllerSettings, limit: Ints) -> Ints:
     """(m, 3) at hosts a share of what they have; 0 elsewhere and where that is not known."""
     shares = _in_order(settings.reserve_share)
-    have = np.where(view.is_guest[:, None], limit, _capacity(view, settings.cpu_overcommit))
+    have = np.where(view.is_guest[:, None], limit, _capacity(view))
     reserve: Ints = (np.maximum(have, 0) * shares).astype(np.int64)
     reserve[~view.is_host] = 0
     return reserve

@@ -166,8 +166,6 @@ class ControllerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """MiB that the system inside a nested host keeps; default 256. A root says what it gives."""
     vm_overhead_mib: Amount = 32
     """MiB that the hypervisor's process takes per VM beside the guest's memory; default 32."""
-    cpu_overcommit: Annotated[float, Meta(gt=0, le=64)] = 1.0
-    """Times its CPUs that a physical host may grant in all; default 1: none."""
     memory_floor_mib: Amount = 128
     """MiB below which no VM of which nothing else is said is taken; default 128."""
     cpu_floor_millicores: Amount = 100

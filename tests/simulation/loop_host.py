@@ -216,6 +216,8 @@ class Orders:
             host.commanded_at_s = before
         host.answered.add(header.command_id)
         words = [result.outcome.name.lower() for result in ack.results]
+        for result in ack.results:
+            host.world.witness.counts[f"step {result.invariant}"] += bool(result.invariant)
         host.world.witness.counts["refused" if ack.refusal else "accepted"] += 1
         host.world.witness.counts[f"refused {ack.refusal[:2]}"] += bool(ack.refusal)
         host.world.witness.say(

@@ -5,9 +5,10 @@ warm up -> everything breaks, again and again -> all is well again: the loop mus
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
+import numpy as np
 from grpc import aio
 from loop_faults import Faults
 from loop_host import CALM_AT_S, DEMAND_BYTES, SimulatedHost, seconds
@@ -17,6 +18,7 @@ from msgspec import structs
 
 from controller.audit import AuditedPlan
 from controller.daemon import Daemon
+from controller.ingest import Ingest
 from controller.overrides import Freeze, Overrides, Pin
 from controller.recorder import Recorder
 from controller.service import Controller
@@ -199,6 +201,8 @@ class Reign:
         self.bus = TrailBus(f"{world.seed} {number}", world.shared_trail, self.awake)
         self.daemon = Daemon(settings, self.clock, "simulated")
         self.controller = self.daemon.controller = Controller(settings, self.clock, self.bus)
+        if world.mutant == "planner":
+            self.controller.ingest = SeesDouble(settings, self.clock)
         if world.mutant == "unrecorded":
             self.controller.recorder = Unrecorded(self.bus, self.clock, 64)
 
@@ -267,6 +271,15 @@ class Unrecorded(Recorder):
         return AuditedPlan(plan, "", 0)
 
 
+class SeesDouble(Ingest):
+    """A mutant: plans and verifies with twice of what every machine has to give."""
+
+    def observe(self, *arguments, **named):
+        snapshot, history = super().observe(*arguments, **named)
+        capacity = snapshot.capacity
+        return replace(snapshot, capacity=np.where(capacity < 0, capacity, 2 * capacity)), history
+
+
 async def _served(connecting):
     with suppress(aio.AbortError):
         await connecting
@@ -287,7 +300,6 @@ def settings_of(world, folder):
         memory_floor_mib=64,
         vm_overhead_mib=2,
         reserve_share=Shares(cpu=0.02, memory=0.02, io=0),
-        cpu_overcommit=2.0 if world.mutant == "planner" else 1.0,
         vms={} if world.mutant == "unbridled" else observed,
     )
     assert not base.problems(), base.problems()

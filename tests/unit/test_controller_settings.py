@@ -83,7 +83,7 @@ def test_a_file_with_vms_and_a_variable(tmp_path):
         ("[nodes.web]\nmode = 'observe'", "no lower-case UUID"),
         ("mode = 'force'", "mode"),
         ("cycle_intervall_s = 5", "cycle_interval_s"),
-        ("cpu_overcommit = 0", "cpu_overcommit"),
+        ("grid_step_s = 0", "grid_step_s"),
     ],
 )
 def test_what_cannot_be_stops_the_start(tmp_path, text, word):
