@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from measuring import (
     cpu_seconds,
     loopback,
     machine,
+    memory_after,
     memory_of,
     mib,
     say,
@@ -80,6 +81,7 @@ def compare(vms: Vms, directory: Path, seconds: float, interval_s: float, rounds
             wait_for_samples(guest, WARM_UP_SAMPLES)
             say_memory(of_host, memory_of(guest.pid))
         if vms.connection is not None:
+            say_import()
             say_calls(vms, rounds)
 
 
@@ -238,6 +240,17 @@ def say_memory(of_host: Sequence[Memory], of_guest: Memory) -> None:
         for name, one, gate in lines
     ]
     say_table(["", "RSS", "PSS", "private", "gate RSS"], rows)
+
+
+def say_import() -> None:
+    say("What the worker pays for libvirt's library alone, MiB:")
+    bare, loaded = astuple(memory_after("")), astuple(memory_after("import libvirt"))
+    rows = [
+        ["a bare Python", *map(mib, bare)],
+        ["with `import libvirt`", *map(mib, loaded)],
+        ["difference", *(mib(more - less) for more, less in zip(loaded, bare, strict=True))],
+    ]
+    say_table(["", "RSS", "PSS", "private"], rows)
 
 
 # ---- the bulk call and its peer ----

@@ -124,6 +124,21 @@ def memory_of(pid: int) -> Memory:
     return Memory(kib["Rss:"] * 1024, kib["Pss:"] * 1024, private * 1024)
 
 
+def memory_after(code: str) -> Memory:
+    """Of a fresh Python that has run these lines and waits since."""
+    command = (sys.executable, "-c", f"{code}\nprint(flush=True)\ninput()")
+    with subprocess.Popen(
+        dying_with_us(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise BenchError(f"Python ended before it had run {code!r}")
+        memory = memory_of(process.pid)
+        process.stdin.write(b"\n")
+    return memory
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of all threads so far; the kernel counts it in hundredths."""
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
