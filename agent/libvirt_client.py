@@ -11,7 +11,13 @@ from typing import Any, NoReturn
 import msgpack  # type: ignore[import-untyped]  # it ships no types
 
 from shared.clock import SECOND_NS, Clock
-from shared.errors import HypervisorError, HypervisorTimeout, HypervisorUnavailable, VmGone
+from shared.errors import (
+    HypervisorError,
+    HypervisorTimeout,
+    HypervisorUnavailable,
+    VmGone,
+    how_to_install,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +110,8 @@ class WorkerClient:
             )
         if importlib.util.find_spec("libvirt") is None:
             raise HypervisorUnavailable(
-                "libvirt-python is not installed: pip install 'hrapaq[host]' (needs libvirt-dev)"
+                f"libvirt-python is not installed: {how_to_install('host')} (it is built against"
+                " the installed libvirt: libvirt-dev, pkg-config, gcc, python3-dev)"
             )
         try:
             process = await _spawn(self._uri)

@@ -14,7 +14,7 @@ import click
 
 from shared.clock import SystemClock
 from shared.config import as_toml, load_program
-from shared.errors import ConfigError, HrapaqError
+from shared.errors import ConfigError, HrapaqError, how_to_install
 from shared.log import setup
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ async def _serve(settings: "ControllerSettings") -> None:
 def _settings(config_path: Path | None) -> "ControllerSettings":
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise ConfigError(
-            f"{', '.join(missing)} is not installed: pip install 'hrapaq[controller]'"
-        )
+        raise ConfigError(f"{', '.join(missing)} is not installed: {how_to_install('controller')}")
     from controller.settings import ControllerSettings  # noqa: PLC0415 - needs numpy
 
     return load_program("controller", config_path, ControllerSettings, os.environ)

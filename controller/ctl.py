@@ -11,10 +11,15 @@ from pathlib import Path
 import click
 
 from controller import ctl_admin, ctl_record
-from shared.errors import HrapaqError
+from shared.errors import HrapaqError, how_to_install
 
 # What to install when a library is missing: top-level module -> extra of this package.
-EXTRA_OF = {"rich": "controller", "numpy": "controller", "libvirt": "host", "nats_server": "up"}
+EXTRA_OF = {
+    "rich": "controller",
+    "numpy": "controller",
+    "libvirt": "host",
+    "nats_server": "embedded",
+}
 
 
 def main() -> None:
@@ -34,7 +39,7 @@ class PlainErrors(click.Group):
             if extra is None:
                 raise
             raise click.ClickException(
-                f"`{ctx.invoked_subcommand}` needs {library}: pip install 'hrapaq[{extra}]'"
+                f"`{ctx.invoked_subcommand}` needs {library}: {how_to_install(extra)}"
             ) from error
         except HrapaqError as error:
             raise click.ClickException(str(error)) from error

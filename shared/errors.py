@@ -17,6 +17,8 @@ HrapaqError
  └─ GuestsUnavailable       demo guests cannot run here; the text says what to install
 """
 
+import sys
+
 
 class HrapaqError(Exception):
     """Anything that an operator may meet; its text says what, where, and what to do."""
@@ -84,3 +86,8 @@ class AuditError(HrapaqError):
 
 class GuestsUnavailable(HrapaqError):  # noqa: N818 - likewise
     pass
+
+
+def how_to_install(extra: str) -> str:
+    """What brings a missing library; no package index has HRA-PAQ itself."""
+    return f"in HRA-PAQ's directory, {sys.executable} -m pip install '.[{extra}]'"

@@ -198,8 +198,9 @@ def require_libvirt() -> Any:  # noqa: ANN401 - libvirt-python ships no types
         libvirt = importlib.import_module("libvirt")
     except ImportError as error:
         raise GuestsUnavailable(
-            f"libvirt-python is not installed ({error}): apt install libvirt-dev gcc pkg-config, "
-            "then pip install 'hrapaq[host]'"
+            f"libvirt-python is not installed ({error}): `make run` as root installs what it needs; "
+            "or, as root, apt-get install libvirt-dev pkg-config gcc python3-dev, "
+            "then deploy/setup.sh run"
         ) from None
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     return libvirt

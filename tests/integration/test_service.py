@@ -510,7 +510,8 @@ def test_without_the_controllers_libraries_one_line_says_what_to_install():
     done = program("check-config", before="sys.modules['numpy'] = None")
     assert done.returncode == 1
     assert done.stderr.strip() == (
-        "hrapaq-controller: numpy is not installed: pip install 'hrapaq[controller]'"
+        "hrapaq-controller: numpy is not installed: in HRA-PAQ's directory, "
+        f"{sys.executable} -m pip install '.[controller]'"
     )
 
 

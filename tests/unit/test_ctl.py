@@ -327,6 +327,7 @@ def test_a_missing_library_is_one_line_that_says_what_to_install():
     command = [sys.executable, "-c", code, "--controller", "127.0.0.1:1", "vms"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr.splitlines() == [
-        "Error: `vms` needs rich: pip install 'hrapaq[controller]'"
-    ]
+    assert result.stderr == (
+        "Error: `vms` needs rich: in HRA-PAQ's directory, "
+        f"{sys.executable} -m pip install '.[controller]'\n"
+    )
