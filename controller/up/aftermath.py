@@ -172,11 +172,18 @@ def _daemons(names: tuple[str, ...]) -> list[int]:
         with contextlib.suppress(OSError):  # it has ended, or is another user's
             if (entry / "comm").read_text().strip() not in names or is_elsewhere(entry):
                 continue
-            variables = (entry / "environ").read_bytes().decode(errors="replace").split("\0")
-            named = next((line for line in variables if line.startswith(OWNER_VARIABLE)), "")
-            if _is_dead(owner_of(named)):
+            if _is_dead(marked_owner(entry)):
                 found.append(int(entry.name))
     return found
+
+
+def marked_owner(process: Path) -> Owner | None:
+    """Who started a daemon, as its directory in /proc says; None where it was none of ours.
+
+    OSError where it has ended or is another user's.
+    """
+    variables = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+    return owner_of(next((line for line in variables if line.startswith(OWNER_VARIABLE)), ""))
 
 
 def is_elsewhere(process: Path) -> bool:

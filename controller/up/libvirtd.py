@@ -12,6 +12,7 @@ import queue
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 import threading
 import time
@@ -26,6 +27,8 @@ from controller.up.aftermath import (
     Aftermath,
     Surroundings,
     end_orphans,
+    is_elsewhere,
+    marked_owner,
     share_kvm_with,
 )
 from controller.up.owner import Owner
@@ -41,6 +44,7 @@ INSTALL_HINT = "apt install libvirt-daemon-system qemu-system-x86"
 # The user that Debian's and Ubuntu's system libvirt runs QEMU as.
 QEMU_USER = "libvirt-qemu"
 _READ_WRITE = 0o6
+_PEER = struct.Struct("3i")  # process, user and group at the other end of a socket
 
 
 class Libvirt:
@@ -91,7 +95,7 @@ class Libvirt:
             if path != "virtlogd" or not _accepts(self._socket("virtlogd-sock")):
                 self._start_daemon(Path(path).name)
         self._wait_until_it_answers()
-        whose = "the machine's own" if theirs else "started by us, stopped with us"
+        whose = self._whose() if theirs else "started by us, stopped with us"
         self._say(f"libvirt answers at {self.uri}: {whose}")
         return self.uri
 
@@ -141,6 +145,13 @@ class Libvirt:
                 # Ctrl-C in the terminal must not end it before its guests.
                 start_new_session=True,
             )
+
+    def _whose(self) -> str:
+        sockets = map(self._socket, ("libvirt-sock", "virtqemud-sock"))
+        owner = next(filter(None, map(owner_listening, sockets)), None)
+        if owner is None:
+            return "the machine's own"
+        return f"started by another `hrapaq up`, process {owner.pid}, and stopped with it"
 
     def _prepare_aftermath(self) -> None:
         self._aftermath = Aftermath(self._before, self._log("aftermath"))
@@ -198,7 +209,7 @@ def require_libvirt() -> Any:  # noqa: ANN401 - libvirt-python ships no types
         libvirt = importlib.import_module("libvirt")
     except ImportError as error:
         raise GuestsUnavailable(
-            f"libvirt-python is not installed ({error}): `make run` as root installs what it needs; "
+            f"libvirt-python is not installed ({error}): `make run` as root sets everything up; "
             "or, as root, apt-get install libvirt-dev pkg-config gcc python3-dev, "
             "then deploy/setup.sh run"
         ) from None
@@ -247,6 +258,16 @@ def guarded(call: Callable[[], T], deadline_s: float, what: str) -> T:
     if error is not None:
         raise error
     return value  # type: ignore[return-value] # None only where T allows it
+
+
+def owner_listening(path: Path) -> Owner | None:
+    """Who started the daemon behind a socket, where a run of ours did; None for any other."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe, contextlib.suppress(OSError):
+        probe.connect(str(path))
+        peer = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        process = Path("/proc") / str(_PEER.unpack(peer)[0])
+        return None if is_elsewhere(process) else marked_owner(process)
+    return None
 
 
 def _first_program(*names: str) -> str:

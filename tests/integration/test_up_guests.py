@@ -27,7 +27,7 @@ from controller.up.guests import (
     remove_leftovers,
 )
 from controller.up.image import GuestImage, Places, default_cache, prepare_image
-from controller.up.libvirtd import Libvirt, connect, guarded, require_libvirt
+from controller.up.libvirtd import Libvirt, answers, connect, guarded, require_libvirt
 from controller.up.owner import Owner
 from controller.up.probe import require_qemu
 from shared.clock import SystemClock
@@ -208,6 +208,16 @@ def test_leftovers_of_a_dead_owner_are_removed(libvirt, image, tmp_path):
         files.stop()
     assert remove_leftovers(libvirt.uri) == [f"{NAME_PREFIX}orphan"]
     assert f"{NAME_PREFIX}orphan" not in domain_names(libvirt.uri)
+
+
+def test_a_libvirt_of_another_run_is_not_called_the_machines_own(libvirt, tmp_path):
+    if not libvirt.processes():
+        pytest.skip("libvirt is the machine's own here, not started by us")
+    said: list[str] = []
+    with Libvirt(tmp_path, said.append) as second:
+        assert second.processes() == {}
+    assert any(f"another `hrapaq up`, process {os.getpid()}," in line for line in said), said
+    assert answers(libvirt.uri)
 
 
 def test_a_dead_daemon_of_ours_is_started_again(libvirt, image, tmp_path):

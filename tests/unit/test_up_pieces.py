@@ -2,14 +2,17 @@
 
 import asyncio
 import socket
+import subprocess
 import sys
 
 import pytest
 
 from agent.settings import AgentSettings
 from controller.settings import ControllerSettings
+from controller.up.aftermath import OWNER_VARIABLE
 from controller.up.configs import Addresses, Demo, agent_toml, controller_toml
 from controller.up.leftovers import ends_left
+from controller.up.libvirtd import owner_listening
 from controller.up.machine import (
     RUNS_KEPT,
     cgroup_version,
@@ -19,6 +22,7 @@ from controller.up.machine import (
     remove_cgroups,
 )
 from controller.up.nats import EmbeddedNats, http_get, nats_server_binary, port_is_free
+from controller.up.owner import Owner
 from controller.up.supervisor import Supervisor
 from shared.config import load
 from shared.errors import ConfigError
@@ -114,6 +118,24 @@ def test_what_is_left_is_found(tmp_path):
         assert mark in left[0] and str(port) in left[1]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("owner", [None, Owner(4711, 12)])
+def test_who_started_the_daemon_behind_a_socket(tmp_path, owner):
+    path = tmp_path / "libvirt-sock"
+    code = f"import socket; s = socket.socket(1); s.bind({str(path)!r}); s.listen(); "
+    variables = {} if owner is None else {OWNER_VARIABLE: str(owner)}
+    assert owner_listening(path) is None
+    with subprocess.Popen(
+        [sys.executable, "-c", code + "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=variables,
+    ) as daemon:
+        assert daemon.stdout.readline()
+        assert owner_listening(path) == owner
+        daemon.communicate(b"\n")
+    assert owner_listening(path) is None
 
 
 def test_the_embedded_bus(tmp_path):
