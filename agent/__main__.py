@@ -1,7 +1,6 @@
 """`hrapaq-agent`: the program on every host and in every guest."""
 
 import asyncio
-import logging
 import os
 import sys
 from pathlib import Path
@@ -10,28 +9,15 @@ import click
 import msgspec
 
 from agent.settings import AgentSettings
-from shared.config import as_toml, load_program
-from shared.errors import HrapaqError
+from shared.command_line import check_config, config_option, run_program
+from shared.config import load_program
 from shared.log import setup
 
-logger = logging.getLogger(__name__)
-
-config_option = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="agent.toml, or a common file with a table [agent]; without one the defaults hold."
-    " HRAPAQ_* variables override both.",
-)
+with_config = config_option("agent")
 
 
 def main() -> None:
-    """Exit code 1 and one text on standard error for what an operator can put right."""
-    try:
-        cli(prog_name="hrapaq-agent")
-    except HrapaqError as error:
-        click.echo(f"hrapaq-agent: {error}", err=True)
-        sys.exit(1)
+    run_program(cli, "hrapaq-agent")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,28 +30,28 @@ def cli() -> None:
 
 
 @cli.command()
-@config_option
+@with_config
 def auto(config_path: Path | None) -> None:
     """Find out the role by looking: libvirt makes a host, a virtual machine a guest."""
     _serve(config_path, None)
 
 
 @cli.command()
-@config_option
+@with_config
 def host(config_path: Path | None) -> None:
     """Be a host: report VMs, obey the controller, guard the VMs when it falls silent."""
     _serve(config_path, "host")
 
 
 @cli.command()
-@config_option
+@with_config
 def guest(config_path: Path | None) -> None:
     """Be a guest: report this machine, move nothing; needs no root."""
     _serve(config_path, "guest")
 
 
 @cli.command()
-@config_option
+@with_config
 @click.option(
     "--to-maximum",
     is_flag=True,
@@ -80,13 +66,7 @@ def restore(config_path: Path | None, to_maximum: bool) -> None:
     click.echo(f"{moved} limit{'' if moved == 1 else 's'} grown back")
 
 
-@cli.command("check-config")
-@config_option
-@click.option("--print", "show", is_flag=True, help="Print all settings, defaults included.")
-def check_config(config_path: Path | None, *, show: bool) -> None:
-    """Say whether the settings hold together; starts nothing."""
-    settings = _settings(config_path, None)
-    click.echo(as_toml(settings) if show else f"{config_path or 'the defaults'}: well")
+cli.add_command(check_config("agent", lambda path: _settings(path, None)))
 
 
 def _serve(config_path: Path | None, role: str | None) -> None:

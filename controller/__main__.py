@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import click
 
 from shared.clock import SystemClock
-from shared.config import as_toml, load_program
-from shared.errors import ConfigError, HrapaqError, how_to_install
+from shared.command_line import check_config, config_option, run_program
+from shared.config import load_program
+from shared.errors import ConfigError, how_to_install
 from shared.log import setup
 
 if TYPE_CHECKING:
@@ -25,22 +26,9 @@ log = logging.getLogger(__name__)
 # The controller's libraries; an agent's machine has the package without them.
 NEEDED = ("numpy",)
 
-config_option = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="controller.toml, or a common file with a table [controller]; without one the defaults"
-    " hold. HRAPAQ_* variables override both.",
-)
-
 
 def main() -> None:
-    """Exit code 1 and one text on standard error for what an operator can put right."""
-    try:
-        cli(prog_name="hrapaq-controller")
-    except HrapaqError as error:
-        click.echo(f"hrapaq-controller: {error}", err=True)
-        sys.exit(1)
+    run_program(cli, "hrapaq-controller")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,21 +41,12 @@ def cli() -> None:
 
 
 @cli.command()
-@config_option
+@config_option("controller")
 def serve(config_path: Path | None) -> None:
     """Run the controller."""
     settings = _settings(config_path)
     setup(settings.log_level, sys.stderr, "controller")
     asyncio.run(_serve(settings))
-
-
-@cli.command("check-config")
-@config_option
-@click.option("--print", "show", is_flag=True, help="Print all settings, defaults included.")
-def check_config(config_path: Path | None, *, show: bool) -> None:
-    """Say whether the settings hold together; starts nothing."""
-    settings = _settings(config_path)
-    click.echo(as_toml(settings) if show else f"{config_path or 'the defaults'}: well")
 
 
 async def _serve(settings: "ControllerSettings") -> None:
@@ -87,6 +66,9 @@ def _settings(config_path: Path | None) -> "ControllerSettings":
     from controller.settings import ControllerSettings  # noqa: PLC0415 - needs numpy
 
     return load_program("controller", config_path, ControllerSettings, os.environ)
+
+
+cli.add_command(check_config("controller", _settings))
 
 
 if __name__ == "__main__":
