@@ -57,15 +57,15 @@ class Problem:
 
     @property
     def bins(self) -> int:
-        return self.value.shape[0]
+        return int(self.value.shape[0])
 
     @property
     def slots(self) -> int:
-        return self.value.shape[1]
+        return int(self.value.shape[1])
 
     @property
     def hosts(self) -> int:
-        return self.value.shape[2]
+        return int(self.value.shape[2])
 
     def of(self, hosts: AnyInts | slice) -> "Problem":
         """The same problem for some of its hosts."""
@@ -124,7 +124,7 @@ class ForestSolution:
 def checked(problem: Problem) -> Problem:
     """The problem itself, or ProblemError that names the host and the slot."""
     value, level, capacity = problem.value, problem.level, problem.capacity
-    if value.ndim != 3 or level.ndim != 3 or capacity.ndim != 1:
+    if (value.ndim, level.ndim, capacity.ndim) != (3, 3, 1):
         raise ProblemError("value and level need three axes (bin, slot, host), capacity one (host)")
     for name, array in (("value", value), ("level", level), ("capacity", capacity)):
         if not np.issubdtype(array.dtype, np.integer):

@@ -1,0 +1,58 @@
+"""A better solution by giving one VM at a time the best bin that the room left over allows."""
+
+import numpy as np
+
+from controller.core.allocate.block import Block, even_step, picked
+from controller.core.allocate.problem import AnyInts, Ints
+
+ROUNDS = 6  # after that almost nothing is gained
+
+
+def exchange(block: Block, bins: Ints, weight: Ints, gain: Ints) -> tuple[Ints, Ints]:
+    """Better bins (n, h) and gains (h,) than those of a solution of this weight (h,), in place.
+
+    Each round moves, per host, the one VM that gains most; the first of equals, to the lightest
+    bin of that gain.
+    """
+    bits, mask = block.index_bits, (1 << block.index_bits) - 1
+    best_up_to = _best_up_to(block)
+    active = np.flatnonzero(weight < block.room)
+    for _ in range(ROUNDS):
+        now = bins[:, active]
+        heavy = picked(block.weight, now, active).astype(np.int64)
+        reach = _last_within(block.weight, heavy + (block.room - weight)[active], active)
+        found = picked(best_up_to, reach, active)
+        more = (found >> bits) - picked(block.gain, now, active)
+        columns = np.arange(active.size)
+        slot = more.argmax(axis=0)
+        better = more[slot, columns] > 0
+        if not better.any():
+            break
+        slot, columns, active = slot[better], columns[better], active[better]
+        chosen = mask - (found[slot, columns] & mask)
+        bins[slot, active] = chosen
+        gain[active] += more[slot, columns]
+        at = slot if block.weight.shape[1] > 1 else 0
+        host = active if block.weight.shape[2] > 1 else 0
+        weight[active] += block.weight[chosen, at, host] - heavy[slot, columns]
+    return bins, gain
+
+
+def _best_up_to(block: Block) -> AnyInts:
+    """(b, n, h) the greatest gain of a bin and all before it, packed with the first such bin."""
+    bits, dtype = block.index_bits, block.gain.dtype
+    places = (1 << bits) - 1 - np.arange(block.gain.shape[0], dtype=dtype)
+    packed = (block.gain << dtype.type(bits)) | places[:, None, None]
+    return np.maximum.accumulate(packed, axis=0, out=packed)
+
+
+def _last_within(weight: AnyInts, limit: Ints, hosts: AnyInts) -> Ints:
+    """(n, k) the last bin that weighs no more than the limit (n, k)."""
+    last = weight.shape[0] - 1
+    step = even_step(weight)
+    if step is not None:
+        return np.asarray(np.minimum(limit // step, last))
+    if weight.shape[1:] == (1, 1):
+        return np.searchsorted(weight[:, 0, 0], limit, side="right") - 1
+    table = weight[:, :, hosts] if weight.shape[2] > 1 else weight
+    return np.asarray((table <= limit).sum(axis=0) - 1)

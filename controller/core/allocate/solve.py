@@ -1,0 +1,112 @@
+"""The best bins of many hosts at once, with proof: bound, exchange, search.
+
+Most hosts are closed by the Lagrangian bound alone: a solution is found whose value equals it. For
+the others the search decides, over the few bins that reduced costs leave open. Where every VM is
+concave on an even grid, the greatest increments are the solution and nothing needs proof.
+"""
+
+import numpy as np
+
+from controller.core.allocate.block import Block, blocks_of
+from controller.core.allocate.bound import Keys, bound
+from controller.core.allocate.concave import is_concave, take_increments
+from controller.core.allocate.exchange import exchange
+from controller.core.allocate.problem import NOTHING, Ints, Problem, Solution, Status
+from controller.core.allocate.search import Open, joined, search, survivors
+
+BUDGET = 1 << 28  # states times options of one host's search: about half a second
+HOSTS_AT_ONCE = 128  # a block of 50 VMs and 32 bins stays within the cache
+SURVIVORS_AT_ONCE = 1 << 19  # bounds what waits for the search
+
+
+def solve(problem: Problem, *, warm: Solution | None = None, budget: int = BUDGET) -> Solution:
+    """Exact and deterministic: a host's solution depends on nothing but its own numbers.
+
+    `warm`: prices of an earlier solution of the same hosts, which save evaluations; of several
+    optima it may lead to another. `budget` caps the search per host; beyond it the best found so
+    far comes back with its bound. ProblemError where numbers exceed 62 bits together.
+    """
+    solving = _Solving(problem, budget)
+    for start in range(0, problem.hosts, HOSTS_AT_ONCE):
+        for hosts, block in blocks_of(problem, start, start + HOSTS_AT_ONCE):
+            solving.add(hosts, block, None if warm is None else warm.price[hosts])
+    return solving.finish()
+
+
+class _Solving:
+    """A solution as it fills, and the open hosts that wait for the search."""
+
+    def __init__(self, problem: Problem, budget: int) -> None:
+        n, h = problem.slots, problem.hosts
+        self.budget = budget
+        self.bin = np.zeros((n, h), dtype=np.uint8)
+        self.gain, self.base, self.bound, self.price, self.shift = np.zeros((5, h), dtype=np.int64)
+        self.status = np.full(h, Status.OPTIMAL_BY_BOUND, dtype=np.uint8)
+        self.open: list[Open] = []
+
+    def add(self, hosts: Ints, block: Block, warm: Ints | None) -> None:
+        """Hosts of one block: closed by the bound, or kept for the search."""
+        self.base[hosts], self.shift[hosts] = block.base, block.shift
+        self.status[hosts[block.room < 0]] = Status.INFEASIBLE
+        concave = is_concave(block)
+        if concave.any():
+            self._concave(hosts[concave], block if concave.all() else block.select(concave))
+            if concave.all():
+                return
+            hosts, block = hosts[~concave], block.select(~concave)
+            warm = None if warm is None else warm[~concave]
+        self._bound(hosts, block, warm)
+
+    def _concave(self, hosts: Ints, block: Block) -> None:
+        self.bin[:, hosts], self.gain[hosts], self.price[hosts] = take_increments(block)
+        self.bound[hosts] = self.gain[hosts]
+
+    def _bound(self, hosts: Ints, block: Block, warm: Ints | None) -> None:
+        keys = Keys(block)
+        first = bound(block, keys, warm)
+        most = first.bound >> block.shift
+        bins, gain = first.bin, first.gain
+        still = np.flatnonzero((gain < most) & (block.room >= 0))
+        if still.size:
+            part = block.select(still)
+            bins[:, still], gain[still] = exchange(
+                part, bins[:, still], first.weight[still], gain[still]
+            )
+            still = still[gain[still] < most[still]]
+        self.bin[:, hosts], self.gain[hosts] = bins, gain
+        self.bound[hosts], self.price[hosts] = most, first.price
+        if still.size:
+            part, price, target = block.select(still), first.price[still], first.bound[still]
+            self._wait(
+                survivors(part, keys.select(still), price, target, gain[still], hosts[still])
+            )
+
+    def _wait(self, opened: Open) -> None:
+        self.open.append(opened)
+        if sum(part.of.size for part in self.open) > SURVIVORS_AT_ONCE:
+            self._search()
+
+    def _search(self) -> None:
+        opened = joined(self.open)
+        self.open.clear()
+        hosts = opened.host
+        gain, bins = self.gain[hosts], self.bin[:, hosts].T.astype(np.int64)
+        proven = search(opened, gain, bins, self.budget)
+        self.gain[hosts], self.bin[:, hosts] = gain, bins.T
+        self.bound[hosts] = np.where(proven, gain, self.bound[hosts])
+        self.status[hosts] = np.where(proven, Status.OPTIMAL_BY_SEARCH, Status.BUDGET)
+
+    def finish(self) -> Solution:
+        if self.open:
+            self._search()
+        infeasible = self.status == Status.INFEASIBLE
+        self.bin[:, infeasible] = 0
+        self.price[infeasible] = 0
+        return Solution(
+            bin=self.bin,
+            value=np.where(infeasible, NOTHING, self.base + self.gain),
+            bound=np.where(infeasible, NOTHING, self.base + self.bound),
+            price=self.price,
+            shift=self.shift,
+            status=self.status,
+        )
