@@ -17,7 +17,7 @@ from controller.core.allocate.bound import Keys
 from controller.core.allocate.problem import NOTHING, AnyInts, Bools, Ints
 from controller.core.allocate.windows import Core, solve_core
 
-DEEPENING = (8, 1)  # parts of D; the last is all of it
+DEEPENING = (32, 4, 1)  # parts of D; the last is all of it
 HOSTS_AT_ONCE = 128
 CELLS_AT_ONCE = 1 << 21  # of a table; bounds the memory
 _UNLIMITED = 1 << 40
