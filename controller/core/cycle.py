@@ -1,6 +1,6 @@
 """One decision, from what is known to what may be done; pure from end to end, replayable."""
 
-from controller.core.allocate.tree import allocate
+from controller.core.allocate.grants import allocate
 from controller.core.bins import to_bins
 from controller.core.plan import to_plan
 from controller.core.state import (

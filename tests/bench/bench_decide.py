@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from measuring import machine, say, say_table
 
-from controller.core.allocate.tree import OPTIMAL, SHORT, allocate
+from controller.core.allocate.grants import OPTIMAL, SHORT, allocate
 from controller.core.bins import to_bins
 from controller.core.cycle import decide
 from controller.core.plan import to_plan

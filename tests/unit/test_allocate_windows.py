@@ -1,13 +1,22 @@
 """The two kernels of the core search: same results, and no window cuts an optimum off."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core.allocate.problem import NOTHING
-from controller.core.allocate.windows import Core, _many, _one, _width, solve_core, windows
+from controller.core.allocate.windows import (
+    Core,
+    _Many,
+    _One,
+    _width,
+    core_rows,
+    solve_core,
+    windows,
+)
 
 
 def drawn(seed, scale):
@@ -44,12 +53,10 @@ def test_both_kernels_find_what_enumeration_finds(seed, scale):
     core = drawn(seed, scale)
     low, width = windows(core)
     dtype, nothing = _width(core.gain)
-    gain, option = _many(core, low, width, dtype, nothing)
+    gain, option = _Many(core, low, width, dtype, nothing).solve()
     for host in range(core.room.size):
         best = by_enumeration(core, host)
-        alone, chosen = _one(
-            core, host, low[:, host].tolist(), width[:, host].tolist(), dtype, nothing
-        )
+        alone, chosen = _One(core, host, low, width, dtype, nothing).solve()
         if best == NOTHING:
             assert max(alone, int(gain[host])) <= nothing // 2
             continue
@@ -58,3 +65,21 @@ def test_both_kernels_find_what_enumeration_finds(seed, scale):
         vms = np.arange(core.weight.shape[0])
         assert core.gain[vms, chosen, host].sum() == best
     np.testing.assert_array_equal(solve_core(core)[0] == NOTHING, gain <= nothing // 2)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1 << 30), st.sampled_from([3, 1000, 1 << 40]))
+def test_rows_hold_the_best_within_every_room(seed, scale):
+    core = drawn(seed, scale)
+    core = Core(core.weight, core.gain, core.room, core.room)
+    low, width = windows(core)
+    dtype, nothing = _width(core.gain)
+    rows = core_rows(core)
+    for host, room in enumerate(core.room.tolist()):
+        best = [
+            by_enumeration(replace(core, room=np.full_like(core.room, r)), host)
+            for r in range(room + 1)
+        ]
+        assert rows[host, : room + 1].tolist() == best
+        alone = np.maximum.accumulate(_One(core, host, low, width, dtype, nothing).last_row())
+        assert alone.tolist() == best[: alone.size]

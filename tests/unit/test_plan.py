@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.core.allocate.tree import allocate
+from controller.core.allocate.grants import allocate
 from controller.core.bins import to_bins
 from controller.core.cycle import decide
 from controller.core.plan import cut_grow, to_plan

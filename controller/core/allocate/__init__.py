@@ -1,8 +1,12 @@
 """The dynamic programme: the grants of greatest value over a whole tree, exactly.
 
-    value   what each candidate grant is worth, in integers
-    dense   rows of best values by capacity, and the choice that reaches them
-    tree    children before parents, for every root and resource
+    problem   what the solvers take and give: batches of hosts, forests of machines
+    solve     many flat hosts: block -> concave, or bound -> exchange -> search -> windows
+    tree      nested hosts, jointly: pack, rows upwards, solve downwards
+    certify   what a solution claims, recomputed; resolve: a new solution where little changed
+    grants    the allocation of a snapshot; value: what each candidate grant is worth
+    coupled   several resources at once, where they share a cost
+    instance  problems from files, with answer, whatif and relax
 
 Knows nothing of plans, steps or safety: core.verify is a second opinion that never looks here.
 """

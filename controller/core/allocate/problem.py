@@ -84,6 +84,17 @@ class Solution:
     shift: Ints  # (h,)
     status: Bytes  # (h,) Status
 
+    def of(self, hosts: AnyInts | slice) -> "Solution":
+        """The solution of some of the hosts."""
+        return Solution(
+            self.bin[:, hosts],
+            self.value[hosts],
+            self.bound[hosts],
+            self.price[hosts],
+            self.shift[hosts],
+            self.status[hosts],
+        )
+
     def price_per_quantum(self) -> NDArray[np.float64]:
         """(h,) the shadow price in value units."""
         return np.asarray(np.ldexp(self.price.astype(np.float64), -self.shift))
@@ -101,12 +112,19 @@ class Forest:
     capacity: Ints  # (m,) quanta of a root; ignored elsewhere
     overhead: Ints  # (m,) quanta that a node with children keeps for itself
     first: Ints  # (m + 1,)
-    level: Ints  # (o,) quanta, strictly ascending within a node
+    level: Ints  # (o,) quanta, ascending within a node
     value: Ints  # (o,)
+    room: Ints | None = None  # (o,) quanta that an option leaves its children; None: less overhead
 
     @property
     def roots(self) -> Ints:
         return np.flatnonzero(self.parent < 0)
+
+    def rooms(self) -> Ints:
+        """(o,) quanta that each option leaves to the children."""
+        if self.room is not None:
+            return self.room
+        return self.level - np.repeat(self.overhead, np.diff(self.first))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,6 +137,14 @@ class ForestSolution:
     bound: Ints  # (r,)
     price: NDArray[np.float64]  # (m,) of nodes with children: worth of a quantum; NaN elsewhere
     status: Bytes  # (r,) Status
+
+
+def root_of(parent: Ints) -> Ints:
+    """(m,) the root of each node's tree, from each node's parent, -1 at roots."""
+    root = np.where(parent < 0, np.arange(parent.size), parent)
+    while bool((root != root[root]).any()):  # each turn doubles the steps up
+        root = root[root]
+    return root
 
 
 def checked(problem: Problem) -> Problem:

@@ -29,7 +29,7 @@ def solve(problem: Problem, *, warm: Solution | None = None, budget: int = BUDGE
     solving = _Solving(problem, budget)
     for start in range(0, problem.hosts, HOSTS_AT_ONCE):
         for hosts, block in blocks_of(problem, start, start + HOSTS_AT_ONCE):
-            solving.add(hosts, block, None if warm is None else warm.price[hosts])
+            solving.add(hosts, block, None if warm is None else _prices(warm.of(hosts), block))
     return solving.finish()
 
 
@@ -110,3 +110,8 @@ class _Solving:
             shift=self.shift,
             status=self.status,
         )
+
+
+def _prices(warm: Solution, block: Block) -> Ints:
+    """(h,) earlier prices in the block's fixed point."""
+    return np.asarray(np.ldexp(warm.price_per_quantum(), block.shift), dtype=np.int64)

@@ -1,149 +1,213 @@
-"""Children before parents: a hypervisor VM is worth its own value plus the best of its guests.
+"""Nested hosts, jointly optimal at any depth: a hypervisor VM is worth what its guests make of it.
 
-One pass up collects rows, one pass down hands out the choices, so a single solve is jointly
-optimal over L0, L1 and L2 (tree knapsack, Johnson and Niemi 1983). Resources are separable.
+On the way up, each of its options gets the best that its guests can have within it, less its
+overhead: one row of the dynamic programme over all sizes (tree knapsack, Johnson and Niemi 1983).
+The root is then a flat host. On the way down, each hypervisor VM is a flat host of the size that
+it was given. Every tree's solution depends on that tree alone.
 """
 
 import numpy as np
 
-from controller.core.allocate.dense import NOTHING, Options, Rows, choices, rows
-from controller.core.allocate.value import values
-from controller.core.state import (
-    MISSING,
-    RESOURCES,
-    Allocation,
-    Bins,
+from controller.core.allocate.pack import Family, Packed, ranges
+from controller.core.allocate.problem import (
+    NOTHING,
     Bools,
-    Forecast,
+    Bytes,
+    Forest,
+    ForestSolution,
     Ints,
-    Policy,
-    Snapshot,
+    Problem,
+    Solution,
+    Status,
+    root_of,
 )
-from shared.resources import Resource
+from controller.core.allocate.solve import BUDGET, solve
+from controller.core.allocate.windows import Core, core_rows
 
-OPTIMAL = "optimal"  # every VM has what its violation budget asks for
-SHORT = "short"  # optimal, but some VM has less than that
-OVER = "over"  # limits in force exceed the capacity: only back towards it
-UNKNOWN = "unknown"  # a capacity or a limit is not known: nothing moves
-
-
-def allocate(snapshot: Snapshot, forecast: Forecast, bins: Bins, policy: Policy) -> Allocation:
-    """The grants of greatest total value for every root and resource; exact in integer units."""
-    value = values(snapshot, forecast, bins, policy)
-    level = np.where(bins.count > 0, snapshot.limit, MISSING)
-    price = np.full((len(snapshot.ids), RESOURCES), np.nan)
-    roots = snapshot.roots()
-    total = np.zeros((len(roots), RESOURCES), dtype=np.int64)
-    status = []
-    fleets = [
-        _Fleet(snapshot, bins, value[:, resource], policy.quantum[resource], resource)
-        for resource in Resource
-    ]
-    for place, root in enumerate(roots):
-        words = []
-        for resource, fleet in zip(Resource, fleets, strict=True):
-            word, total[place, resource] = fleet.solve(root, level[:, resource], price[:, resource])
-            words.append(word)
-        status.append(tuple(words))
-    return Allocation(level, value, total, price, tuple(status))
+HOSTS_AT_ONCE = 128
+CELLS_AT_ONCE = 1 << 20  # of rows; bounds the memory
+ROW_WORK_MOST = 1 << 28  # about a quarter of a second
 
 
-class _Fleet:
-    """One resource's view of the snapshot while it is solved."""
+def solve_tree(
+    forest: Forest, *, budget: int = BUDGET, row_work: int = ROW_WORK_MOST
+) -> ForestSolution:
+    """The greatest value of each tree: see `Forest`. ProblemError as `solve`.
 
-    def __init__(
-        self, snapshot: Snapshot, bins: Bins, value: Ints, quantum: int, resource: Resource
-    ) -> None:
-        self.quantum = quantum
-        self.level = bins.level[:, resource]
-        self.count = bins.count[:, resource]
-        self.needed = bins.needed[:, resource]
-        self.lowest = bins.lowest[:, resource]
-        self.limit = snapshot.limit[:, resource]
-        self.value = value
-        self.capacity = snapshot.capacity[:, resource]
-        self.kept = snapshot.overhead[:, resource] + snapshot.reserve[:, resource]
-        self.children = snapshot.below
-
-    def solve(self, root: int, level: Ints, price: Ints) -> tuple[str, int]:
-        """Writes grants and prices of one tree; returns how it went and the value reached."""
-        if self.capacity[root] == MISSING or not self._known(root):
-            return UNKNOWN, 0
-        room = self.quanta(int(self.capacity[root]), root)
-        for word, floor in ((OPTIMAL, self.needed), (SHORT, self.lowest)):
-            attempt = _Attempt(self, floor)
-            found = attempt.up(root, room + 1) if room >= 0 else None
-            if found is not None and found.best[room] > NOTHING:
-                attempt.down(root, room, level, price)
-                return word, int(found.best[room])
-        self._back_towards_capacity(root, level)
-        return OVER, 0
-
-    def _known(self, node: int) -> bool:
-        """Whether each limit below `node` is known; a hypervisor VM with unknown guests is not."""
-        return all(self.count[child] > 0 and self._known(child) for child in self.children[node])
-
-    def quanta(self, amount: int, node: int) -> int:
-        """Whole quanta that `node` can hand to its children out of `amount`; may be negative."""
-        return (amount - int(self.kept[node])) // self.quantum
-
-    def _back_towards_capacity(self, node: int, level: Ints) -> None:
-        """Where limits exceed what there is: shrink as far as allowed, grow nothing.
-
-        A pinned VM has its pin for its lowest grant.
-        """
-        children = list(self.children[node])
-        amount = self.capacity[node] if self.capacity[node] != MISSING else self.limit[node]
-        over = int(self.limit[children].sum()) + int(self.kept[node]) > int(amount)
-        for child in children:
-            if self.children[child]:
-                self._back_towards_capacity(child, level)
-            elif over:
-                level[child] = min(int(self.level[child, 0]), int(self.limit[child]))
+    Where `budget` ends a search, the tree has status BUDGET, or is optimal if its bound is reached.
+    `row_work`: states times options of one host from which each of its sizes is solved alone.
+    """
+    return _Solving(forest, budget, row_work).run()
 
 
-class _Attempt:
-    """One solve with one lower bound per machine: what is needed, or merely what is allowed."""
+class _Solving:
+    def __init__(self, forest: Forest, budget: int, row_work: int) -> None:
+        nodes = forest.parent.size
+        self.forest, self.budget, self.row_work = forest, budget, row_work
+        self.family = Family(forest)
+        self.room = forest.rooms()
+        # Per option: what it is worth with guests at their best, found and at most.
+        self.worth = forest.value.astype(np.int64, copy=True)
+        self.most = self.worth
+        self.blocked = np.zeros(nodes, dtype=np.int64)  # first options that hold too little
+        self.option = np.full(nodes, -1, dtype=np.int64)
+        self.level = np.full(nodes, -1, dtype=np.int64)
+        self.price = np.full(nodes, np.nan)
 
-    def __init__(self, fleet: _Fleet, floor: Ints) -> None:
-        self.fleet = fleet
-        self.floor = floor
-        self.found: dict[int, Rows] = {}
-        self.options: dict[int, tuple[Options, ...]] = {}
+    def run(self) -> ForestSolution:
+        generations = self.family.generations()
+        for parents in reversed(generations[1:]):
+            self._up(parents)
+        roots = self.forest.roots
+        status, bound = self._roots(roots)
+        for parents in generations[1:]:
+            placed = parents[self.option[parents] >= 0]
+            self._down(placed)
+        value = self._values(roots)
+        feasible = status != Status.INFEASIBLE
+        short = feasible & (value < bound)
+        assert bool((value <= bound)[feasible].all()), "a value exceeds its bound"
+        status[short] = Status.BUDGET
+        status[feasible & ~short & (status == Status.BUDGET)] = Status.OPTIMAL_BY_BOUND
+        return ForestSolution(
+            self.option, self.level, np.where(feasible, value, NOTHING), bound, self.price, status
+        )
 
-    def up(self, node: int, size: int) -> Rows:
-        """Rows of `node` for 0..size quanta handed to its children."""
-        self.options[node] = tuple(self._options(child) for child in self.fleet.children[node])
-        self.found[node] = rows(self.options[node], size)
-        return self.found[node]
+    def _up(self, parents: Ints) -> None:
+        """Gives the parents' own options the best that their children make of them."""
+        self.blocked[parents] = self.family.options[parents]  # until shown otherwise
+        for batch, bins, slots in self.family.batches(self._possible(parents), self.blocked):
+            widest = self.room[self.forest.first[batch + 1] - 1]
+            packed = self._pack(batch, bins, slots, widest)
+            room = _room(packed[0].problem)
+            wide = bins * slots * (room + 1) > self.row_work
+            for hosts in _alike(room, np.flatnonzero(~wide)):
+                self._by_rows(batch[hosts], [one.problem.of(hosts) for one in packed])
+            for host in np.flatnonzero(wide).tolist():
+                self._by_size(
+                    int(batch[host]), [one.problem.of(slice(host, host + 1)) for one in packed]
+                )
 
-    def _options(self, child: int) -> Options:
-        fleet = self.fleet
-        amount = fleet.level[child, : fleet.count[child]]
-        value = fleet.value[child, : fleet.count[child]].copy()
-        value[self._forbidden(child, amount)] = NOTHING
-        if fleet.children[child]:
-            inside = np.array([fleet.quanta(int(one), child) for one in amount])
-            best = self.up(child, max(int(inside.max()), 0) + 1).best
-            below = np.where(inside >= 0, best[np.maximum(inside, 0)], NOTHING)
-            blocked = (value == NOTHING) | (below <= NOTHING)
-            value = np.where(blocked, NOTHING, value + below)
-        return Options(-(-amount // fleet.quantum), value)
+    def _pack(self, batch: Ints, bins: int, slots: int, capacity: Ints) -> list[Packed]:
+        """With what was found for each child, and, where that differs, with what is possible."""
+        worths = [self.worth] if self.most is self.worth else [self.worth, self.most]
+        return [
+            self.family.pack(batch, bins, slots, worth, self.blocked, capacity) for worth in worths
+        ]
 
-    def _forbidden(self, child: int, amount: Ints) -> Bools:
-        """Candidates below the floor, unless there is only one candidate."""
-        if len(amount) == 1 or self.floor[child] == MISSING:
-            return np.zeros(len(amount), dtype=np.bool_)
-        return amount < min(int(self.floor[child]), int(amount[-1]))
+    def _possible(self, parents: Ints) -> Ints:
+        """Those each of whose children can have some option."""
+        kin = self.family.below(parents)
+        fine = (self.blocked < self.family.options)[kin]
+        counts = self.family.children[parents]
+        bad = np.bincount(np.repeat(np.arange(parents.size), counts)[~fine], minlength=parents.size)
+        return np.asarray(parents[bad == 0])
 
-    def down(self, node: int, room: int, level: Ints, price: Ints) -> None:
-        """Hands out the choices that reach the best value within `room` quanta."""
-        found = self.found[node]
-        price[node] = found.best[room + 1] - found.best[room]
-        picked = choices(self.options[node], found, room)
-        assert picked is not None, "the row promised a solution"
-        for child, option in zip(self.fleet.children[node], picked, strict=True):
-            level[child] = self.fleet.level[child, option]
-            if self.fleet.children[child]:
-                inside = self.fleet.quanta(int(level[child]), child)
-                self.down(child, inside, level, price)
+    def _by_rows(self, parents: Ints, problems: list[Problem]) -> None:
+        """All sizes at once, from the last row of the dynamic programme."""
+        host = np.repeat(np.arange(parents.size), self.family.options[parents])
+        option = ranges(self.forest.first[parents], self.family.options[parents])
+        guests = []
+        for problem in problems:
+            core, least = _whole(problem), _least(problem)
+            room = self.room[option] - least[host]
+            rows = core_rows(core)[host, np.clip(room, 0, core.room[host])]
+            guests.append(rows + problem.value[0].sum(axis=0)[host])
+        self._add(option, room >= 0, guests[0], guests[-1])
+        self.blocked[parents] = np.bincount(host[room < 0], minlength=parents.size)
+
+    def _by_size(self, parent: int, problems: list[Problem]) -> None:
+        """One size after the other, where a row would be too long; proven within the budget."""
+        option = np.arange(self.forest.first[parent], self.forest.first[parent + 1])
+        room = self.room[option]
+        alone = [one.of(np.zeros(option.size, dtype=np.int64)) for one in problems]
+        found = [solve(Problem(one.value, one.level, room), budget=self.budget) for one in alone]
+        fits = found[0].status != Status.INFEASIBLE
+        self._add(option, fits, found[0].value, found[-1].bound)
+        self.blocked[parent] = int((~fits).sum())
+
+    def _add(self, option: Ints, fits: Bools, found: Ints, most: Ints) -> None:
+        if self.most is self.worth and bool((found < most)[fits].any()):
+            self.most = self.worth.copy()
+        if self.most is not self.worth:
+            self.most[option[fits]] += most[fits]
+        self.worth[option[fits]] += found[fits]
+
+    def _roots(self, roots: Ints) -> tuple[Bytes, Ints]:
+        """Status and bound of each root; its children take their levels."""
+        status = np.full(self.forest.parent.size, Status.OPTIMAL_BY_BOUND, dtype=np.uint8)
+        bound = np.zeros(self.forest.parent.size, dtype=np.int64)
+        parents = roots[self.family.children[roots] > 0]
+        possible = self._possible(parents)
+        status[parents] = Status.INFEASIBLE
+        bound[parents] = NOTHING
+        for batch, bins, slots in self.family.batches(possible, self.blocked):
+            room = self.forest.capacity[batch] - self.forest.overhead[batch]
+            packed = self._pack(batch, bins, slots, room)
+            found = [solve(one.problem, budget=self.budget) for one in packed]
+            self._place(packed[0], found[0])
+            status[batch], bound[batch] = found[0].status, found[-1].bound
+        return status[roots], bound[roots]
+
+    def _down(self, parents: Ints) -> None:
+        """Hands the parents' levels to their children."""
+        for batch, bins, slots in self.family.batches(parents, self.blocked):
+            room = self.room[self.forest.first[batch] + self.option[batch]]
+            packed = self._pack(batch, bins, slots, room)[0]
+            self._place(packed, solve(packed.problem, budget=self.budget))
+
+    def _place(self, packed: Packed, found: Solution) -> None:
+        infeasible = found.status == Status.INFEASIBLE
+        self.price[packed.parent] = np.where(infeasible, np.nan, found.price_per_quantum())
+        taken = (packed.child >= 0) & ~infeasible
+        child = packed.child[taken]
+        self.option[child] = self.blocked[child] + found.bin[taken]
+        self.level[child] = self.forest.level[self.forest.first[child] + self.option[child]]
+
+    def _values(self, roots: Ints) -> Ints:
+        """What the chosen options are worth, tree by tree."""
+        root = root_of(self.forest.parent)
+        own = np.where(self.option >= 0, self.option, 0) + self.forest.first[:-1]
+        chosen = np.flatnonzero(self.option >= 0)
+        value = np.zeros(self.forest.parent.size, dtype=np.int64)
+        np.add.at(value, root[chosen], self.forest.value[own[chosen]])
+        return value[roots]
+
+
+def _least(problem: Problem) -> Ints:
+    """(h,) quanta that the children take at least."""
+    least = np.broadcast_to(problem.level[0], problem.value.shape[1:])
+    return np.asarray(least.sum(axis=0), dtype=np.int64)
+
+
+def _room(problem: Problem) -> Ints:
+    """(h,) quanta that they can take beyond that."""
+    most = np.broadcast_to(problem.level[-1], problem.value.shape[1:]).sum(axis=0)
+    least = _least(problem)
+    return np.asarray(np.clip(problem.capacity - least, 0, most - least))
+
+
+def _whole(problem: Problem) -> Core:
+    """The programme over everything that the children can take beyond the least."""
+    level = np.broadcast_to(problem.level, problem.value.shape).transpose(1, 0, 2)
+    value = problem.value.transpose(1, 0, 2)
+    weight, gain = level - level[:, :1], value - value[:, :1]
+    repeated = (weight[:, 1:] == weight[:, :-1]) & (gain[:, 1:] == gain[:, :-1])
+    gain[:, 1:][repeated] = NOTHING
+    room = _room(problem)
+    return Core(weight, gain, room, room)
+
+
+def _alike(room: Ints, hosts: Ints) -> list[Ints]:
+    """Hosts of like room together, so that rows are little padded, and few enough at once."""
+    hosts = hosts[np.argsort(room[hosts], kind="stable")]
+    found, start = [], 0
+    while start < hosts.size:
+        size = HOSTS_AT_ONCE
+        while (
+            size > 1 and 6 * size * int(room[hosts[start : start + size][-1]] + 1) > CELLS_AT_ONCE
+        ):
+            size //= 2
+        found.append(hosts[start : start + size])
+        start += size
+    return found

@@ -3,7 +3,8 @@
 A state is how many quanta the VMs so far took above their lightest open bins. Which states can
 still matter is known beforehand: later VMs can take no more than their spans, and a solution worth
 finding leaves no more than `slack` quanta over. Two kernels give the same results: one for many
-hosts with narrow windows, one for a single host with a wide window.
+hosts with narrow windows, one for a single host with a wide window. With all bins open and any
+slack they are the plain dynamic programme, and `core_rows` its last row.
 """
 
 from dataclasses import dataclass
@@ -35,15 +36,31 @@ def solve_core(core: Core) -> tuple[Ints, Ints]:
     low, width = windows(core)
     dtype, nothing = _width(core.gain)
     if int(width.max(initial=0)) < WIDE:
-        gain, option = _many(core, low, width, dtype, nothing)
+        gain, option = _Many(core, low, width, dtype, nothing).solve()
     else:
-        each = [
-            _one(core, host, low[:, host].tolist(), width[:, host].tolist(), dtype, nothing)
-            for host in range(core.room.size)
-        ]
+        hosts = range(core.room.size)
+        each = [_One(core, host, low, width, dtype, nothing).solve() for host in hosts]
         gain = np.array([one[0] for one in each], dtype=np.int64)
         option = np.stack([one[1] for one in each], axis=1)
     return np.where(gain <= nothing // 2, NOTHING, gain), option
+
+
+def core_rows(core: Core) -> Ints:
+    """(h, r + 1) best gain of each host within 0 to r quanta, r the widest room; never falls.
+
+    With a slack of at least the room.
+    """
+    low, width = windows(core)
+    dtype, nothing = _width(core.gain)
+    rows = np.full((core.room.size, int(core.room.max(initial=0)) + 1), nothing, dtype=dtype)
+    if int(width.max(initial=0)) < WIDE:
+        last = _Many(core, low, width, dtype, nothing).last_row()
+        rows[:, : last.shape[1]] = last
+    else:
+        for host in range(core.room.size):
+            last = _One(core, host, low, width, dtype, nothing).last_row()
+            rows[host, : last.size] = last
+    return np.asarray(np.maximum.accumulate(rows, axis=1), dtype=np.int64)
 
 
 def windows(core: Core) -> tuple[Ints, Ints]:
@@ -61,75 +78,113 @@ def _width(gain: Ints) -> tuple[_Width, int]:
     return (np.int32, -(1 << 29)) if (most < 1 << 27).all() else (np.int64, NOTHING)
 
 
-def _many(core: Core, low: Ints, width: Ints, dtype: _Width, nothing: int) -> tuple[Ints, Ints]:
-    """All hosts side by side; each host's window is moved by gathering a stretch of its row."""
-    m, _, h = core.weight.shape
-    pad = int(width.max(initial=0)) + 1
-    gain: AnyInts = np.maximum(core.gain, nothing).astype(dtype)
-    options = (core.gain > NOTHING).sum(axis=1).max(axis=1)
-    # A row is its window with as much of nothing on both sides, so that no shift leaves it.
-    table: AnyInts = np.full((m + 1, h, 3 * pad), nothing, dtype=dtype)
-    table[0, :, pad] = np.where(width[0] < 0, nothing, 0)
-    start = np.clip(pad + (low[1:] - low[:-1])[:, None] - core.weight, 0, 2 * pad)
-    hosts, states = np.arange(h), np.arange(pad)
-    for vm in range(m):
-        size = int(width[vm + 1].max()) + 1
-        stretches = sliding_window_view(table[vm], max(size, 1), axis=1)
-        row = table[vm + 1, :, pad : pad + size]
-        for option in range(int(options[vm]) if size else 0):
-            moved = stretches[hosts, start[vm, option]]
-            moved += gain[vm, option, :, None]
+class _Many:
+    """All hosts side by side; each host's window is moved by gathering a stretch of its row.
+
+    A row (h, 3 pad) is a window with as much of nothing on both sides, so that no shift leaves it.
+    """
+
+    def __init__(self, core: Core, low: Ints, width: Ints, dtype: _Width, nothing: int) -> None:
+        self.core, self.low, self.width, self.nothing = core, low, width, nothing
+        self.pad = pad = int(width.max(initial=0)) + 1
+        self.gain: AnyInts = np.maximum(core.gain, nothing).astype(dtype)
+        self.options = (core.gain > NOTHING).sum(axis=1).max(axis=1, initial=0).tolist()
+        self.start = np.clip(pad + (low[1:] - low[:-1])[:, None] - core.weight, 0, 2 * pad)
+        self.hosts = np.arange(core.room.size)
+        self.first: AnyInts = np.full((core.room.size, 3 * pad), nothing, dtype=dtype)
+        self.first[:, pad] = np.where(width[0] < 0, nothing, 0)
+
+    def solve(self) -> tuple[Ints, Ints]:
+        m = len(self.options)
+        rows = np.full((m + 1, *self.first.shape), self.nothing, dtype=self.first.dtype)
+        rows[0] = self.first
+        for vm in range(m):
+            self._advance(vm, rows[vm], rows[vm + 1])
+        last = rows[m, :, self.pad : 2 * self.pad]
+        state = last.argmax(axis=1)
+        best = last[self.hosts, state].astype(np.int64)
+        return best, self._back(rows, state + self.low[m])
+
+    def last_row(self) -> AnyInts:
+        """(h, w) of the last VM's window, two rows at a time in memory."""
+        now, after = self.first, np.empty_like(self.first)
+        for vm in range(len(self.options)):
+            after[:] = self.nothing
+            self._advance(vm, now, after)
+            now, after = after, now
+        return now[:, self.pad : self.pad + int(self.width[-1].max(initial=0)) + 1]
+
+    def _advance(self, vm: int, before: AnyInts, after: AnyInts) -> None:
+        """`after`, all nothing, becomes the best of every option of the VM."""
+        size = int(self.width[vm + 1].max()) + 1
+        if size == 0:
+            return
+        stretches = sliding_window_view(before, size, axis=1)
+        row = after[:, self.pad : self.pad + size]
+        for option in range(self.options[vm]):
+            moved = stretches[self.hosts, self.start[vm, option]]
+            moved += self.gain[vm, option, :, None]
             np.maximum(row, moved, out=row)
-        row[states[None, :size] > width[vm + 1, :, None]] = nothing
-    last = table[m, :, pad : 2 * pad]
-    state = last.argmax(axis=1)
-    best = last[hosts, state].astype(np.int64)
-    return best, _back(core, table, gain, low, state + low[m], pad)
+        row[np.arange(size) > self.width[vm + 1, :, None]] = self.nothing
+
+    def _back(self, rows: AnyInts, state: Ints) -> Ints:
+        """(m, h) the options that led to each host's state, by trying all of them there."""
+        m, weight = len(self.options), self.core.weight
+        chosen = np.zeros((m, self.hosts.size), dtype=np.int64)
+        for vm in reversed(range(m)):
+            place = np.clip(state - weight[vm] - self.low[vm] + self.pad, 0, 3 * self.pad - 1)
+            reached = rows[vm][self.hosts, place].astype(np.int64) + self.gain[vm]
+            chosen[vm] = reached.argmax(axis=0)
+            state = state - weight[vm, chosen[vm], self.hosts]
+        return chosen
 
 
-def _back(core: Core, table: AnyInts, gain: AnyInts, low: Ints, state: Ints, pad: int) -> Ints:
-    """(m, h) the options that led to each host's state, by trying all of them at one state."""
-    m, _, h = core.weight.shape
-    chosen, hosts = np.zeros((m, h), dtype=np.int64), np.arange(h)
-    for vm in reversed(range(m)):
-        place = np.clip(state - core.weight[vm] - low[vm] + pad, 0, 3 * pad - 1)
-        reached = table[vm][hosts, place].astype(np.int64) + gain[vm]
-        chosen[vm] = reached.argmax(axis=0)
-        state = state - core.weight[vm, chosen[vm], hosts]
-    return chosen
-
-
-def _one(
-    core: Core, host: int, low: list[int], width: list[int], dtype: _Width, nothing: int
-) -> tuple[int, Ints]:
+class _One:
     """One host: every option is one shifted slice of the row before."""
-    m = core.weight.shape[0]
-    chosen = np.zeros(m, dtype=np.int64)
-    if min(width) < 0:
-        return NOTHING, chosen
-    rows = [np.zeros(1, dtype=dtype)]
-    for vm in range(m):
-        row = np.full(width[vm + 1] + 1, nothing, dtype=dtype)
-        for weight, gain in _options(core, vm, host):
-            shift = low[vm] + weight - low[vm + 1]  # of the row before, in places of this one
-            begin, end = max(shift, 0), min(shift + len(rows[vm]), len(row))
+
+    def __init__(
+        self, core: Core, host: int, low: Ints, width: Ints, dtype: _Width, nothing: int
+    ) -> None:
+        self.low, self.width = low[:, host].tolist(), width[:, host].tolist()
+        self.dtype, self.nothing = dtype, nothing
+        weight, gain = core.weight[:, :, host].tolist(), core.gain[:, :, host].tolist()
+        self.options = [
+            [(w, g) for w, g in zip(*pair, strict=True) if g > NOTHING]
+            for pair in zip(weight, gain, strict=True)
+        ]
+
+    def solve(self) -> tuple[int, Ints]:
+        chosen = np.zeros(len(self.options), dtype=np.int64)
+        if min(self.width) < 0:
+            return NOTHING, chosen
+        rows: list[AnyInts] = [np.zeros(1, dtype=self.dtype)]
+        for vm in range(len(self.options)):
+            rows.append(self._after(vm, rows[vm]))
+        place = int(rows[-1].argmax())
+        best, state = int(rows[-1][place]), place + self.low[-1]
+        for vm in reversed(range(len(self.options))):
+            reached = []
+            for weight, gain in self.options[vm]:
+                source = state - weight - self.low[vm]
+                inside = 0 <= source < len(rows[vm])
+                reached.append(int(rows[vm][source]) + gain if inside else NOTHING)
+            chosen[vm] = reached.index(max(reached))
+            state -= self.options[vm][chosen[vm]][0]
+        return best, chosen
+
+    def last_row(self) -> AnyInts:
+        """(w,) of the last VM's window."""
+        row: AnyInts = np.zeros(1, dtype=self.dtype)
+        for vm in range(len(self.options)):
+            row = self._after(vm, row)
+        return row
+
+    def _after(self, vm: int, before: AnyInts) -> AnyInts:
+        row = np.full(self.width[vm + 1] + 1, self.nothing, dtype=self.dtype)
+        for weight, gain in self.options[vm]:
+            shift = self.low[vm] + weight - self.low[vm + 1]  # of `before`, in places of this row
+            begin, end = max(shift, 0), min(shift + len(before), len(row))
             if begin < end:
                 part = row[begin:end]
-                np.maximum(part, rows[vm][begin - shift : end - shift] + dtype(gain), out=part)
-        rows.append(row)
-    place = int(rows[m].argmax())
-    best, state = int(rows[m][place]), place + low[m]
-    for vm in reversed(range(m)):
-        reached = []
-        for weight, gain in _options(core, vm, host):
-            source = state - weight - low[vm]
-            inside = 0 <= source < len(rows[vm])
-            reached.append(int(rows[vm][source]) + gain if inside else NOTHING)
-        chosen[vm] = reached.index(max(reached))
-        state -= int(core.weight[vm, chosen[vm], host])
-    return best, chosen
-
-
-def _options(core: Core, vm: int, host: int) -> list[tuple[int, int]]:
-    pairs = zip(core.weight[vm, :, host].tolist(), core.gain[vm, :, host].tolist(), strict=True)
-    return [(weight, gain) for weight, gain in pairs if gain > NOTHING]
+                np.maximum(part, before[begin - shift : end - shift] + self.dtype(gain), out=part)
+        return row
