@@ -22,6 +22,10 @@ test: setup  ## Sets up and runs all tests (minutes). ARGS="-k name" go to pytes
 bench: setup  ## Prints tables of speed and size of this machine; asserts nothing.
 	@set -e; for script in tests/bench/bench_*.py; do echo "== $$script"; $(PYTHON_HERE) $$script; done
 
+.PHONY: fuzz
+fuzz: setup  ## A million random hosts and trees against an oracle. ARGS="--hosts 9999 --seed 2".
+	@$(PYTHON_HERE) tests/fuzz/fuzz_allocate.py $(ARGS)
+
 .PHONY: lint
 lint: setup  ## Formatting, lint, types, import contracts, generated parts: as CI checks them.
 	.venv/bin/ruff format --check .

@@ -1,7 +1,8 @@
 # ruff: noqa: PLC0415 - a command imports what it needs, so that --help and completion stay quick
 """The `hrapaq` command: `up` runs everything here; the others ask a running controller.
 
-Exit codes: 0 done, 1 refused or not found or a difference, 2 nobody to ask or a wrong call.
+Exit codes: 0 done, 1 refused or not found or a difference, 2 nobody to ask or a wrong call,
+3 (of `allocate`) infeasible.
 """
 
 import difflib
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from controller import ctl_admin, ctl_record
+from controller import ctl_admin, ctl_allocate, ctl_record
 from shared.errors import HrapaqError, how_to_install
 
 # What to install when a library is missing: top-level module -> extra of this package.
@@ -125,5 +126,5 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "hrapaq", "_HRAPAQ_COMPLETE").source())
 
 
-for _command in (*ctl_admin.COMMANDS, *ctl_record.COMMANDS):
+for _command in (*ctl_admin.COMMANDS, *ctl_record.COMMANDS, ctl_allocate.allocate):
     cli.add_command(_command)

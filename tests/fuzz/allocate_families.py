@@ -14,6 +14,7 @@ Generator = np.random.Generator
 
 CELLS = 3_000_000  # options times quanta times hosts of one batch: a tenth of a second each
 HOSTS_MAX = 1500
+HOSTS_WIDE = 60  # with levels of billions of quanta, where a search may be long
 SHAPES = ("shared", "slot", "host")
 TRYABLE = 700  # choices of one host that are few enough to try all
 
@@ -36,7 +37,12 @@ def draw_case(random: Generator) -> Case:
     kind = str(random.choice(list(VALUES)))
     span = GRIDS[grid](random, bins, slots)
     most = int(span.max()) + 1
-    hosts = int(min(HOSTS_MAX, 1 + CELLS / (bins * slots * slots * most) * random.random()))
+    hosts = int(
+        min(
+            HOSTS_MAX if dense else HOSTS_WIDE,
+            1 + CELLS / (bins * slots * slots * most) * random.random(),
+        )
+    )
     level = _levels(random, grid, shape, (bins, slots, hosts))
     if not dense:
         level = level * int(random.integers(1, ((1 << 31) - 1) // max(int(level.max()), 1)))
@@ -54,8 +60,11 @@ SCALE_SHARES = (0.1, 0.2, 0.3, 0.3, 0.06, 0.04)
 
 
 def _sizes(random: Generator) -> tuple[int, int]:
-    if random.random() < 0.03:
+    kind = random.random()
+    if kind < 0.03:
         return int(random.integers(41, 257)), int(random.integers(1, 4))
+    if kind < 0.05:  # as a real host has
+        return int(random.integers(8, 33)), int(random.integers(13, 61))
     return int(random.integers(1, 41)), int(random.integers(1, 13))
 
 

@@ -230,7 +230,8 @@ def _parents_first(nodes: list[_Node]) -> list[_Node]:
 
 def _no_parent(node: _Node, ids: list[str]) -> str:
     assert node.parent is not None
-    near = get_close_matches(node.parent[:ID_LENGTH_MAX], ids[:CLOSEST_AMONG], n=1)
+    others = [name for name in ids[:CLOSEST_AMONG] if name != node.id]
+    near = get_close_matches(node.parent[:ID_LENGTH_MAX], others, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else "; add it, or correct the name"
     return f"{node.where}: its parent {_shown(node.parent)} is not in the file{hint}"
 
