@@ -84,8 +84,8 @@ def blocks_of(problem: Problem, start: int, stop: int) -> list[tuple[Ints, Block
 
 def picked(table: AnyInts, bins: AnyInts, hosts: AnyInts) -> AnyInts:
     """(n, k) entries of a table (b, 1 or n, 1 or h) at bins (n, k) of hosts (k,)."""
-    slots = np.arange(bins.shape[0])[:, None] if table.shape[1] > 1 else 0
-    return np.asarray(table[bins, slots, hosts if table.shape[2] > 1 else 0])
+    slots = np.arange(bins.shape[0])[:, None] if table.shape[1] != 1 else 0
+    return np.asarray(table[bins, slots, hosts if table.shape[2] != 1 else 0])
 
 
 def even_step(weight: AnyInts) -> int | None:

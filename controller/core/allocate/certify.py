@@ -33,7 +33,7 @@ def certify(problem: Problem, solution: Solution) -> Certificate:
     """Checks every host in the solution's own numbers; a few array passes."""
     parts = [_certify(problem.of(hosts), solution.of(hosts)) for hosts in _slices(problem.hosts)]
     columns = zip(*parts, strict=True)
-    return Certificate(*(np.concatenate([np.zeros(0, np.bool_), *column]) for column in columns))
+    return Certificate(*(np.concatenate(column) for column in columns))
 
 
 def audit(problem: Problem, solution: Solution) -> Bools:
@@ -49,7 +49,8 @@ def audit(problem: Problem, solution: Solution) -> Bools:
 
 
 def _slices(hosts: int) -> list[slice]:
-    return [slice(start, start + HOSTS_AT_ONCE) for start in range(0, hosts, HOSTS_AT_ONCE)]
+    starts = range(0, max(hosts, 1), HOSTS_AT_ONCE)
+    return [slice(start, start + HOSTS_AT_ONCE) for start in starts]
 
 
 def _certify(problem: Problem, solution: Solution) -> tuple[Bools, Bools, Bools, Bools]:
@@ -60,7 +61,8 @@ def _certify(problem: Problem, solution: Solution) -> tuple[Bools, Bools, Bools,
     weight = np.take_along_axis(level, chosen, axis=0)[0].sum(axis=0)
     infeasible = solution.status == Status.INFEASIBLE
     nothing_fits = level.min(axis=0).sum(axis=0) > problem.capacity
-    dual = _dual(value, level, problem.capacity, solution)
+    capacity = np.minimum(problem.capacity, level.max(axis=0).sum(axis=0))  # more changes nothing
+    dual = _dual(value, level, capacity, solution)
     optimal = solution.status <= Status.OPTIMAL_BY_SEARCH
     sound = np.where(optimal, solution.bound == solution.value, solution.bound >= solution.value)
     return (
@@ -79,10 +81,10 @@ def _dual(value: Ints, level: Ints, capacity: Ints, solution: Solution) -> Ints:
 
 
 def _optimum(problem: Problem, host: int) -> int:
-    room = int(problem.capacity[host])
+    level = np.broadcast_to(problem.level, problem.value.shape)[:, :, host].tolist()
+    room = min(int(problem.capacity[host]), sum(level[-1]))
     if room < 0:
         return NOTHING
-    level = np.broadcast_to(problem.level, problem.value.shape)[:, :, host].tolist()
     value = problem.value[:, :, host].tolist()
     best = np.zeros(room + 1, dtype=np.int64)
     for slot in range(problem.slots):
