@@ -163,13 +163,14 @@ def show_explanation(explanation: pb.Explanation) -> None:
         out = console()
         out.print(f"\n[bold]{word}[/]: {escape(resource.why)}")
         if resource.HasField("price_micro"):
-            out.print(f"one more quantum at its host is worth {resource.price_micro / 1e6:.3f}")
-        table = _table(">level", ">worth", ">enough with", "")
+            out.print(f"shadow price of a quantum at its host: {resource.price_micro / 1e6:.3f}")
+        table = _table(">level", ">worth", ">less its price", ">enough with", "")
         for option in resource.options:
             chosen = "[bold green]chosen[/]" if option.level == resource.chosen else ""
             table.add_row(
                 amount_of(word, option.level),
                 str(option.value),
+                str(option.net_value) if option.HasField("net_value") else "-",
                 f"{option.probability_enough:.1%}",
                 chosen or ("" if option.allowed else "[dim]not allowed[/]"),
             )

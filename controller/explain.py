@@ -16,7 +16,8 @@ from controller.view import View
 from shared.pb import admin_pb2 as pb
 from shared.resources import Resource, amount_text
 
-OPTIMAL, UNKNOWN, OVER = "optimal", "unknown", "over"  # words of core's allocation
+# Words of core's allocation.
+OPTIMAL, SHORT, UNKNOWN, OVER = "optimal", "short", "unknown", "over"
 
 
 def explanation(view: View, machine: int) -> pb.Explanation:
@@ -55,6 +56,8 @@ class _Case:
         self.chosen = int(allocation.level[machine, resource])
         self.limit = int(snapshot.limit[machine, resource])
         self.status = allocation.status[self._place()][resource]
+        self.host = int(snapshot.parent[machine])
+        self.price = price_micro(view, self.host, resource)
 
     def _place(self) -> int:
         """Of the VM's root among the roots."""
@@ -67,24 +70,36 @@ class _Case:
         """With room for all, each VM gets what its violation budget needs; else what is safe."""
         return self.needed if self.status == OPTIMAL and self.needed != MISSING else self.lowest
 
+    def net(self, place: int) -> int | None:
+        """An option's value less what its quanta cost at its host's shadow price."""
+        if self.price is None or self.snapshot.below[self.machine]:
+            return None  # what guests would make of it is not in its own value
+        quanta = -(-int(self.level[place]) // self.view.policy.quantum[self.resource])
+        return int(self.value[place]) - round(quanta * self.price * VALUE_SCALE / 1_000_000)
+
     def text(self, amount: int) -> str:
         return amount_text(self.resource, amount)
 
 
 def _resource_message(view: View, case: _Case) -> pb.ResourceExplanation:
-    host = int(case.snapshot.parent[case.machine])
     least = min(case.least_allowed(), int(case.level.max(initial=0)))
     return pb.ResourceExplanation(
         resource=case.resource.word,
         options=[
-            pb.Option(level=level, value=value, probability_enough=enough, allowed=level >= least)
-            for level, value, enough in zip(
-                case.level.tolist(), case.value.tolist(), case.enough.tolist(), strict=True
+            pb.Option(
+                level=level,
+                value=value,
+                probability_enough=enough,
+                allowed=level >= least,
+                net_value=case.net(place),
+            )
+            for place, (level, value, enough) in enumerate(
+                zip(case.level.tolist(), case.value.tolist(), case.enough.tolist(), strict=True)
             )
         ],
         chosen=case.chosen,
         why=why(case),
-        price_micro=price_micro(view, host, case.resource),
+        price_micro=case.price,
     )
 
 
@@ -93,7 +108,7 @@ def why(case: _Case) -> str:
     left_alone = _left_alone(case)
     if left_alone:
         return left_alone
-    return f"{_demand(case)}: {_choice(case)}; {_stopped(case)}"
+    return f"{_demand(case)}: {_choice(case)}; {_stopped(case)}{_runner_up(case)}{_short(case)}"
 
 
 def _demand(case: _Case) -> str:
@@ -119,8 +134,9 @@ def _stopped(case: _Case) -> str:
     if case.status == OVER:
         return "its host has given out more than it has, so limits there only fall (I1)"
     if case.chosen < best:
-        price = price_micro(case.view, int(case.snapshot.parent[case.machine]), case.resource)
-        at_price = "" if price is None else f", where one more quantum is worth {price / 1e6:.3f}"
+        at_price = (
+            f", at a shadow price of {case.price / 1e6:.3f} per quantum" if case.price else ""
+        )
         gain = (int(case.value.max()) - _value_of(case, case.chosen)) / VALUE_SCALE
         return f"{case.text(best)} would be worth {gain:.3f} more, its host is full (I1){at_price}"
     if case.chosen > best:
@@ -130,6 +146,31 @@ def _stopped(case: _Case) -> str:
     if case.chosen == case.lowest:
         return f"less is not safe in one step: {_lowest_rule(case)}"
     return "no option is worth more"
+
+
+def _runner_up(case: _Case) -> str:
+    """The next best option when every quantum costs the host's shadow price; often as good."""
+    chosen = case.net(int(np.flatnonzero(case.level == case.chosen)[0]))
+    least = case.least_allowed()
+    nets = [
+        (net, level)
+        for place, level in enumerate(case.level.tolist())
+        if (net := case.net(place)) is not None and level != case.chosen and level >= least
+    ]
+    if chosen is None or not nets:
+        return ""
+    net, level = max(nets, key=lambda one: (one[0], -one[1]))
+    less = (chosen - net) / VALUE_SCALE
+    return f"; next best is {case.text(level)}, worth {less:.3f} less after paying for its quanta"
+
+
+def _short(case: _Case) -> str:
+    if case.status != SHORT or case.needed == MISSING or case.chosen >= case.needed:
+        return ""
+    less = case.text(case.needed - case.chosen)
+    return (
+        f"; {less} short of what its violation budget asks for, as the host cannot give it to all"
+    )
 
 
 def _lowest_rule(case: _Case) -> str:

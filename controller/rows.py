@@ -220,7 +220,7 @@ def _node_row(view: View, node: NodeInfo, machine: int | None, now_tick_ns: int)
 
 
 def price_micro(view: View, machine: int, resource: Resource) -> int | None:
-    """Value of one more quantum at a host, in millionths of a quantum of use."""
+    """Shadow price of a quantum at a host, in millionths of a quantum of use."""
     if view.decision is None:
         return None
     price = float(view.decision.allocation.price[machine, resource])

@@ -238,8 +238,8 @@ class Allocation:
     level: Ints  # (n, 3) chosen grant; MISSING where the machine is left alone
     value: Ints  # (n, 3, b) of each option; 0 in unused places
     total: Ints  # (roots, 3)
-    price: Floats  # (n, 3) at hosts: value of one more quantum; NaN elsewhere
-    status: tuple[tuple[str, ...], ...]  # (roots)(3): optimal, short, over, unknown
+    price: Floats  # (n, 3) at hosts: shadow price per quantum; NaN elsewhere and where misses rule
+    status: tuple[tuple[str, ...], ...]  # (roots)(3): words of allocate.grants
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,16 +252,18 @@ class ResourceExplanation(_message.Message):
     def __init__(self, resource: _Optional[str] = ..., options: _Optional[_Iterable[_Union[Option, _Mapping]]] = ..., chosen: _Optional[int] = ..., why: _Optional[str] = ..., price_micro: _Optional[int] = ...) -> None: ...
 
 class Option(_message.Message):
-    __slots__ = ("level", "value", "probability_enough", "allowed")
+    __slots__ = ("level", "value", "probability_enough", "allowed", "net_value")
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_ENOUGH_FIELD_NUMBER: _ClassVar[int]
     ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    NET_VALUE_FIELD_NUMBER: _ClassVar[int]
     level: int
     value: int
     probability_enough: float
     allowed: bool
-    def __init__(self, level: _Optional[int] = ..., value: _Optional[int] = ..., probability_enough: _Optional[float] = ..., allowed: _Optional[bool] = ...) -> None: ...
+    net_value: int
+    def __init__(self, level: _Optional[int] = ..., value: _Optional[int] = ..., probability_enough: _Optional[float] = ..., allowed: _Optional[bool] = ..., net_value: _Optional[int] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
     __slots__ = ()

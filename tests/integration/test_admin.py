@@ -226,8 +226,12 @@ def test_explain_shows_options_choice_price_and_what_stopped_more(tmp_path):
         assert enough[-1] > 0.9
         assert "would be worth" in memory.why
         assert "host is full (I1)" in memory.why
-        assert memory.price_micro > 0
         assert "I6" in io.why
+        assert memory.price_micro > 0
+        assert "MiB short of what its violation budget asks for" in memory.why
+        chosen, *others = sorted(memory.options, key=lambda option: option.level != memory.chosen)
+        assert chosen.net_value >= max(option.net_value for option in others if option.allowed)
+        assert "next best is" in memory.why
 
     run(scenario, tmp_path, full)
 

@@ -1,8 +1,9 @@
 """The grants of a snapshot: one nested programme per resource over all trees at once.
 
 First every VM's floor is what its violation budget asks for. A tree in which that does not fit is
-short, and solved again with lower floors: fewest weighted misses first, then greatest value. Where
-not even the lowest grants fit, limits in force exceed the capacity, and only the way back is left.
+short: the fewest weighted misses decide who may have less, and it is solved again with lower floors
+for those. Where not even the lowest grants fit, limits in force exceed the capacity, and only the
+way back is left.
 """
 
 import numpy as np
@@ -74,16 +75,17 @@ class _One:
         """Writes grants, totals and prices; says per root how it went."""
         words = dict.fromkeys(self.roots.tolist(), UNKNOWN)
         trees = self._known()
-        for word, allowed, value in (
-            (OPTIMAL, self.used & ~self.misses, self.value),
-            (SHORT, self.used, self._misses_first()),
-        ):
-            attempt = _Attempt(self, trees, allowed, value)
+        for word in (OPTIMAL, SHORT):
+            allowed = self.used & ~self.misses
+            if word == SHORT:
+                first = _Attempt(self, trees, self.used, self._misses_first())
+                allowed = self.used & ~(self.misses & ~first.short()[:, None])
+            attempt = _Attempt(self, trees, allowed, self.value)
             for root, status in attempt.status():
                 if status != Status.INFEASIBLE:
                     words[root] = UNPROVEN if status == Status.BUDGET else word
                     trees[root] = False
-            attempt.write(level, total, price if word == OPTIMAL else None)
+            attempt.write(level, total, price)
         for root in np.flatnonzero(trees).tolist():
             words[root] = OVER
             self._back_towards_capacity(root, level)
@@ -171,14 +173,24 @@ class _Attempt:
         roots = self.node[self.forest.roots]
         return list(zip(roots.tolist(), self.found.status.tolist(), strict=True))
 
-    def write(self, level: Ints, total: Ints, price: Floats | None) -> None:
-        """Grants of the trees that were solved, and their prices if these are in value units."""
-        placed = np.flatnonzero(self.found.option >= 0)
-        node = self.node[placed]
-        place = self.place[self.forest.first[placed] + self.found.option[placed]]
+    def short(self) -> Bools:
+        """(n,) which machines got less than they ask for."""
+        short = np.zeros(self.one.root.size, dtype=np.bool_)
+        node, place = self._placed()
+        short[node] = self.one.misses[node, place]
+        return short
+
+    def write(self, level: Ints, total: Ints, price: Floats) -> None:
+        """Grants, totals and prices of the trees that were solved."""
+        node, place = self._placed()
         level[node] = self.one.level[node, place]
         sums = np.zeros(self.one.root.size, dtype=np.int64)
         np.add.at(sums, self.one.root[node], self.one.value[node, place])
         total += sums[self.one.roots]
-        if price is not None:
-            price[self.node] = self.found.price
+        price[self.node] = self.found.price
+
+    def _placed(self) -> tuple[Ints, Ints]:
+        """Machines that were given something, and which of their candidates."""
+        placed = np.flatnonzero(self.found.option >= 0)
+        option = self.forest.first[placed] + self.found.option[placed]
+        return self.node[placed], self.place[option]
