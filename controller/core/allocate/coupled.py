@@ -16,7 +16,6 @@ it; of selections of equal value the same one always comes out.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.core.allocate.coupled_bound import (
     LONG,
@@ -28,61 +27,16 @@ from controller.core.allocate.coupled_bound import (
     value_bits,
 )
 from controller.core.allocate.coupled_core import core_of, losses, typical_loss
-from controller.core.allocate.coupled_search import NEVER, search
-from controller.core.allocate.problem import (
-    BINS_MAX,
-    LEVEL_MAX,
-    NOTHING,
-    VALUE_MAX,
-    AnyInts,
-    Bools,
-    Bytes,
-    Ints,
-    ProblemError,
-    Status,
-)
+from controller.core.allocate.coupled_pairs import NEVER
+from controller.core.allocate.coupled_problem import CoupledProblem, CoupledSolution
+from controller.core.allocate.coupled_search import search
+from controller.core.allocate.problem import NOTHING, AnyInts, Bools, Bytes, Ints, Status
 
-BUDGET = 1 << 18  # states per host that the search may make
-RESOURCES_MAX = 3
-SLOTS_MAX = 1 << 16
-_BLOCK = 64  # hosts whose options fit the second-level cache
-_DEEPER = 4  # by how much D grows from one search to the next
+BUDGET = 1 << 18  # states and pairs of states per host that the search may make
+_BLOCK = 256  # hosts at once: many share the cost of a call, few enough to stay near the cache
+_FEW, _SOME = 300, 3000  # states of a search after which the next is still cheap
+_RESCUE = 1 << 14  # states per search where the budget is spent
 _TRUSTED = 5  # a host goes the short lane where that has this many places less than wanted, or more
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CoupledProblem:
-    """r resources of h hosts. Use `checked_coupled` where the arrays come from elsewhere.
-
-    Each VM takes exactly one of k options; an option takes a level of every resource. Levels are
-    in no order. A VM with fewer options than others repeats one; a host with fewer VMs has slots
-    whose options are all level 0 and value 0.
-    """
-
-    value: AnyInts  # (k, n, h)
-    level: AnyInts  # (r, k, n | 1, h | 1) quanta
-    capacity: AnyInts  # (r, h) quanta; where negative, nothing fits
-
-    def of(self, hosts: AnyInts | slice) -> "CoupledProblem":
-        """The same problem for some of its hosts."""
-        level = self.level if self.level.shape[3] == 1 else self.level[..., hosts]
-        return CoupledProblem(self.value[..., hosts], level, self.capacity[:, hosts])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CoupledSolution:
-    """One row per host. Where nothing was found that fits, options are 0 and the value NOTHING."""
-
-    option: Bytes  # (n, h) the chosen option of each VM
-    value: Ints  # (h,)
-    bound: Ints  # (h,) no solution is worth more; equals `value` where that is optimal
-    price: Ints  # (r, h) Lagrange multipliers: worth of a quantum, in units of 2**-shift
-    shift: Ints  # (h,)
-    status: Bytes  # (h,) Status
-
-    def price_per_quantum(self) -> NDArray[np.float64]:
-        """(r, h) the shadow prices in value units."""
-        return np.asarray(np.ldexp(self.price.astype(np.float64), -self.shift))
 
 
 def solve_coupled(problem: CoupledProblem, *, budget: int = BUDGET) -> CoupledSolution:
@@ -108,36 +62,6 @@ def solve_coupled(problem: CoupledProblem, *, budget: int = BUDGET) -> CoupledSo
     )
 
 
-def checked_coupled(problem: CoupledProblem) -> CoupledProblem:
-    """The problem itself, or ProblemError that names the host and the slot."""
-    value, level, capacity = problem.value, problem.level, problem.capacity
-    if (value.ndim, level.ndim, capacity.ndim) != (3, 4, 2):
-        raise ProblemError(
-            "value needs three axes (option, slot, host), level four (resource, option, slot, "
-            "host), capacity two (resource, host)"
-        )
-    for name, array in (("value", value), ("level", level), ("capacity", capacity)):
-        if not np.issubdtype(array.dtype, np.integer):
-            raise ProblemError(f"{name} holds {array.dtype}, integers are needed")
-    options, slots, hosts = value.shape
-    if not 1 <= options <= BINS_MAX:
-        raise ProblemError(f"{options} options; 1 to {BINS_MAX} are possible")
-    if slots > SLOTS_MAX:
-        raise ProblemError(f"{slots} slots; {SLOTS_MAX} are possible")
-    resources = len(capacity)
-    if not 1 <= resources <= RESOURCES_MAX:
-        raise ProblemError(f"{resources} resources; 1 to {RESOURCES_MAX} are possible")
-    if capacity.shape != (resources, hosts):
-        raise ProblemError(f"capacities of shape {capacity.shape} for {hosts} hosts")
-    if level.shape not in {(resources, options, n, h) for n in (1, slots) for h in (1, hosts)}:
-        raise ProblemError(f"levels of shape {level.shape} do not fit values of {value.shape}")
-    for resource, table in enumerate(level):
-        _refuse(table < 0, f"the level of resource {resource} is negative")
-        _refuse(table > LEVEL_MAX, f"the level of resource {resource} exceeds {LEVEL_MAX} quanta")
-    _refuse((value > VALUE_MAX) | (value < -VALUE_MAX), f"the value exceeds {VALUE_MAX}")
-    return problem
-
-
 @dataclass(slots=True)
 class _Answer:
     """What is known so far."""
@@ -156,12 +80,6 @@ class _Answer:
             [Status.INFEASIBLE, Status.OPTIMAL_BY_BOUND, Status.OPTIMAL_BY_SEARCH],
             Status.BUDGET,
         ).astype(np.uint8)
-
-
-def _refuse(wrong: Bools, why: str) -> None:
-    if wrong.any():
-        option, slot, host = (int(axis[0]) for axis in np.nonzero(wrong))
-        raise ProblemError(f"host {host}, slot {slot}, option {option}: {why}")
 
 
 def _compact(problem: CoupledProblem) -> CoupledProblem:
@@ -246,13 +164,15 @@ def _improve(
     depth = _Depth(
         searched=np.zeros_like(worst),
         whole=best.total - ((worst + 1) << best.shift),
+        made=np.zeros_like(worst),
         left=np.full_like(worst, budget),
     )
     going = np.flatnonzero(answer.bound > answer.value)
     while len(going):
-        for hosts in _blocks(going):
-            _search_block(problem.of(hosts), hosts, best, answer, depth)
-        going = going[(answer.bound[going] > answer.value[going]) & (depth.left[going] >= 0)]
+        settled = [
+            _search_block(problem.of(hosts), hosts, best, answer, depth) for hosts in _blocks(going)
+        ]
+        going = going[~np.concatenate(settled)]
 
 
 @dataclass(slots=True)
@@ -261,27 +181,37 @@ class _Depth:
 
     searched: Ints  # (h,) 0: not yet
     whole: Ints  # (h,) whatever is better than what is known lies within this
+    made: Ints  # (h,) states of the last search
     left: Ints  # (h,) states of the budget; -1: spent
+
+    def next(self, hosts: Ints, typical: Ints) -> Ints:
+        """(h,) how far to search now: the more states a search took, the smaller the step."""
+        before, made = self.searched[hosts], self.made[hosts]
+        thirds = np.select([self.left[hosts] < 0, made < _FEW, made < _SOME], [3, 9, 3], 1)
+        deeper = before + np.minimum(before, self.whole[hosts] // 4) // 3 * thirds + 1
+        return np.minimum(np.where(before > 0, deeper, typical), self.whole[hosts])
 
 
 def _search_block(
     part: CoupledProblem, hosts: Ints, best: Bound, answer: _Answer, depth: _Depth
-) -> None:
+) -> Bools:
+    """(h,) whether a host is done with: decided, or its budget spent and something found."""
     price, total, shift = best.price[:, hosts], best.total[hosts], best.shift[hosts]
     loss = losses(part.value, part.level, price, shift)
-    whole, before = depth.whole[hosts], depth.searched[hosts]
-    most = np.where(
-        before > 0, np.minimum(before, whole // _DEEPER + 1) * _DEEPER, typical_loss(loss)
-    )
-    most = np.minimum(most, whole)
-    found = search(core_of(loss, part.level, part.capacity, price, most), most, depth.left[hosts])
-    depth.searched[hosts] = most
-    depth.left[hosts] = np.where(found.complete, depth.left[hosts] - found.spent, -1)
+    most = depth.next(hosts, typical_loss(loss))
+    core = core_of(loss, part.level, part.capacity, price, most)
+    # Once its budget is spent, a host looks ever deeper with few states until it finds something.
+    within = depth.left[hosts] >= 0
+    found = search(core, most, np.where(within, depth.left[hosts], _RESCUE))
+    complete = found.complete & within
+    depth.searched[hosts], depth.made[hosts] = most, found.spent
+    depth.left[hosts] = np.where(complete, np.maximum(depth.left[hosts] - found.spent, 0), -1)
 
-    better = found.total < NEVER
+    better, last = found.total < NEVER, most == depth.whole[hosts]
     answer.value[hosts[better]] = ((total - found.total) >> shift)[better]
     answer.option[:, hosts[better]] = found.option[:, better]
     # A complete search proves: what it found is the best, or there is nothing within `most`.
-    below = np.where(most < whole, (total - most - 1) >> shift, answer.value[hosts])
+    below = np.where(last, answer.value[hosts], (total - most - 1) >> shift)
     bound = np.where(better, answer.value[hosts], below)
-    answer.bound[hosts] = np.where(found.complete, bound, answer.bound[hosts])
+    answer.bound[hosts] = np.where(complete, bound, answer.bound[hosts])
+    return np.asarray(better | last | (answer.bound[hosts] <= answer.value[hosts]))

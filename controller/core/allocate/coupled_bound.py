@@ -56,7 +56,8 @@ class Bound:
 
 def value_bits(value: AnyInts) -> Ints:
     """(h,) binary digits of each host's largest value, whatever its sign."""
-    return bit_length(np.maximum(value.max(axis=(0, 1)), -value.min(axis=(0, 1)).astype(np.int64)))
+    highest, lowest = value.max(axis=0).max(axis=0), value.min(axis=0).min(axis=0)
+    return bit_length(np.maximum(highest, -lowest.astype(np.int64)))
 
 
 def shifts(bits: Ints, level: AnyInts, options: int, slots: int) -> tuple[Ints, Ints, Ints]:
@@ -188,11 +189,13 @@ class _Descent:
         self.active &= (wider | ~near) & (total >> self.shift != value)
 
     def _keep(self, going: Ints) -> None:
-        self.key = np.ascontiguousarray(self.key[:, :, going])
+        self.key = self.key.take(going, axis=-1)
         self.scratch = np.empty_like(self.key)
         if self.level.shape[3] > 1:
-            self.level, self.narrow = self.level[..., going], self.narrow[..., going]
-        self.capacity, self.limit = self.capacity[:, going], self.limit[:, going]
+            self.level = self.level.take(going, axis=-1)
+            self.narrow = self.narrow.take(going, axis=-1)
+        self.capacity = self.capacity.take(going, axis=-1)
+        self.limit = self.limit.take(going, axis=-1)
         self.shift, self.base = self.shift[going], self.base[going]
         self.host, self.active = self.host[going], self.active[going]
         self.master.keep(going)
@@ -203,8 +206,7 @@ class _Descent:
         cost = self.narrow[0] * lam[0]
         for resource in range(1, self.resources):
             cost = cost + self.narrow[resource] * lam[resource]
-        np.subtract(self.key, cost, out=self.scratch)
-        best = self.scratch.max(axis=0)
+        best = np.subtract(self.key, cost, out=self.scratch).max(axis=0)
         option = self.mask - (best & self.mask)
         left = self._left(option)
         total = (best >> self.index).sum(axis=0, dtype=np.int64) + (price * self.capacity).sum(

@@ -18,21 +18,20 @@ _TYPICAL = 8  # core VMs aimed at first
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Core:
-    """Options that may take part, host by host, and the core VMs in the order of the search.
+    """Options that may take part, and the core VMs, dealt out to two halves per host.
 
-    e options in all, g core VMs in all. A VM's options take what its smallest levels together do,
-    and `extra` on top.
+    e options in all, g core VMs in all. Half 2 i and half 2 i + 1 are host i's. A VM's options
+    take what its smallest levels do, and `extra` on top.
     """
 
     room: Ints  # (r, h) quanta above all VMs' smallest levels; negative: nothing fits
     price: Ints  # (r, h)
     option: AnyInts  # (n, h) the only option of each VM outside the core
-    count: Ints  # (h,) core VMs of the host
-    start: Ints  # (h,) the host's first core VM among the g
+    count: Ints  # (2 h,) core VMs of the half
+    start: Ints  # (2 h,) the half's first core VM among the g
     slot: Ints  # (g,)
     first: Ints  # (g,) the VM's first option among the e
     size: Ints  # (g,) how many options it has
-    tail: Ints  # (r, g + 1) the most extra quanta from this core VM of the host on; 0 at the end
     place: Ints  # (e,) the option's place in the problem
     loss: Ints  # (e,) in units of 2**-shift
     extra: Ints  # (r, e) quanta
@@ -64,16 +63,12 @@ def core_of(loss: Ints, level: AnyInts, capacity: AnyInts, price: Ints, most: In
     size = np.diff(first, append=len(vm))
     least = np.minimum.reduceat(taken, first, axis=1)
     extra = taken - least[:, vm]
-    span = np.maximum.reduceat(extra, first, axis=1)  # (r, n h)
     room = capacity - least.reshape(len(level), hosts, slots).sum(axis=2)
 
     inner = np.flatnonzero(size > 1)
-    owner = inner // slots
-    # Who can move most of the resources' worth goes first: what is left then closes the room.
-    weight = (span[:, inner] * price[:, owner]).sum(axis=0)
-    order = np.lexsort((-weight, owner))
-    inner, owner = inner[order], owner[order]
-    count = np.bincount(owner, minlength=hosts)
+    half = _halves(inner // slots, np.add.reduceat(_leeway(lost, most[host]), first)[inner])
+    order = np.argsort(half, kind="stable")
+    inner, count = inner[order], np.bincount(half, minlength=2 * hosts)
     return Core(
         room=room,
         price=price,
@@ -83,7 +78,6 @@ def core_of(loss: Ints, level: AnyInts, capacity: AnyInts, price: Ints, most: In
         slot=inner % slots,
         first=first[inner],
         size=size[inner],
-        tail=_tails(span[:, inner], count, owner),
         place=place,
         loss=lost,
         extra=extra,
@@ -108,10 +102,14 @@ def _at(table: AnyInts, place: Ints, slot: Ints, host: Ints) -> Ints:
     return np.asarray(table[place, 0 if one_slot else slot, 0 if one_host else host])
 
 
-def _tails(span: Ints, count: Ints, owner: Ints) -> Ints:
-    """(r, g + 1) per resource the sum of spans from here to the host's last."""
-    after = np.zeros((len(span), len(owner) + 1), dtype=np.int64)
-    after[:, :-1] = np.cumsum(span[:, ::-1], axis=1)[:, ::-1]
-    end = np.cumsum(count)[owner]
-    after[:, :-1] -= after[:, end]
-    return after
+def _leeway(loss: Ints, most: Ints) -> Ints:
+    """(e,) how much of `most` an option leaves to others, in 1024ths."""
+    return (most - loss) // (most // 1024 + 1)
+
+
+def _halves(owner: Ints, leeway: Ints) -> Ints:
+    """(g,) a half for each core VM: those of much leeway dealt out evenly, first to both."""
+    order = np.lexsort((-leeway, owner))
+    rank = np.empty_like(owner)
+    rank[order] = np.arange(len(owner)) - np.searchsorted(owner, owner)
+    return 2 * owner + ((rank + 1) // 2) % 2

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from controller.core.allocate.coupled import CoupledProblem, checked_coupled
+from controller.core.allocate.coupled_problem import CoupledProblem, checked_coupled
 from controller.core.allocate.problem import BINS_MAX, AnyInts, Ints, ProblemError
 
 MISSING = -1  # a VM without a level yet pays for whatever it gets

@@ -12,11 +12,11 @@ operation is elementwise along the hosts, so a host's result does not depend on 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.allocate.problem import AnyInts, Bools, Ints
+from controller.core.allocate.problem import Bools, Ints
 
 Floats = NDArray[np.float64]
 
-PIVOTS = 3  # per evaluation; an evaluation costs a few times as much
+PIVOTS = 2  # per evaluation
 _TINY = 1e-12  # smaller entries are rounding, no pivots
 
 
@@ -73,10 +73,10 @@ class Master:
             raised = -np.take_along_axis(self.cap, np.maximum(self.capped, 0), 0)
             self.cost = np.where(self.capped >= 0, raised, self.cost)
 
-    def keep(self, hosts: AnyInts) -> None:
+    def keep(self, hosts: Ints) -> None:
         """Go on with these hosts only."""
         for name in ("cap", "worth", "left", "scale", "inverse", "share", "cost", "capped"):
-            setattr(self, name, getattr(self, name)[..., hosts])
+            setattr(self, name, getattr(self, name).take(hosts, axis=-1))
 
     def _vertex(self) -> tuple[Floats, Floats]:
         dual = self.cost[0] * self.inverse[0]

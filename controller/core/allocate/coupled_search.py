@@ -1,11 +1,14 @@
-"""All selections of a core that lose no more than D, as a list of partial ones, host by host.
+"""All selections of a core that lose no more than D, host by host, met in the middle.
 
-A dynamic programme over the core VMs whose states are kept as a sparse list (Kellerer, Pferschy,
-Pisinger, "Knapsack Problems", 2004, section 3.4 and chapter 9): quanta left and loss so far. A
-state goes where its VMs to come cannot keep within capacity or within D, or where another state
-of the host leaves at least as much of everything and is worth at least as much. Nothing that could
-be the best with T <= D is lost, so what is found is optimal, and finding nothing proves that there
-is nothing, unless the host's budget of states ran out (`complete`).
+The core VMs of a host are dealt out to two halves. Each half lists its own selections with
+loss <= D as states, quanta taken and loss, one VM at a time; a state goes where another takes no
+more of anything and is worth at least as much. Pairs of states, one of each half, are the host's
+selections (Horowitz, Sahni, "Computing partitions with applications to the knapsack problem",
+1974): the lists are about the square root of all selections long, and `coupled_pairs` looks at
+few of the pairs.
+
+Nothing that could be the best with T <= D is lost, so what is found is optimal and finding nothing
+proves that there is nothing, unless the host's budget ran out (`complete`).
 """
 
 from dataclasses import dataclass
@@ -13,22 +16,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from controller.core.allocate.coupled_core import Core
+from controller.core.allocate.coupled_pairs import NEVER, best_pairs
 from controller.core.allocate.problem import AnyInts, Bools, Ints
 
-NEVER = 1 << 62  # a total that no selection has
-_TOGETHER = 1 << 18  # states made at once, where more than one host shares them
-_CROWD = 48  # states of a host from which on looking for dominated ones pays
-_BEAM = 64  # states that go on where the budget is spent
+_TOGETHER = 1 << 16  # states made at once, where hosts share them
+_CROWD = 48  # states of a half from which on looking for dominated ones pays
+_BEAM, _BEAMS = 64, 64  # where the budget is spent, this many states go on, or this part of it
+_PAIRS = 1 << 12  # pairs that are looked at whatever the budget
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """Per host the best selection of the core."""
+    """Per host the best selection."""
 
     total: Ints  # (h,) T in units of 2**-shift; NEVER: none with T <= D was found
     option: AnyInts  # (n, h)
     complete: Bools  # (h,) nothing was left out
-    spent: Ints  # (h,) states made
+    spent: Ints  # (h,) states and pairs made
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,11 +46,11 @@ class _Trail:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _States:
-    """s partial selections, ordered by host: the first `step` core VMs of each have chosen."""
+    """s partial selections, ordered by half: the first `step` core VMs of each have chosen."""
 
     step: int
-    host: Ints  # (s,)
-    room: Ints  # (r, s) quanta left
+    half: Ints  # (s,)
+    taken: Ints  # (r, s) quanta
     loss: Ints  # (s,)
     trail: _Trail | None
 
@@ -54,15 +58,15 @@ class _States:
         trail = self.trail
         if trail is not None:
             trail = _Trail(trail.before, trail.parent[which], trail.entry[which])
-        room, loss = self.room[:, which], self.loss[which]
-        return _States(self.step, self.host[which], room, loss, trail)
+        taken, loss = self.taken[:, which], self.loss[which]
+        return _States(self.step, self.half[which], taken, loss, trail)
 
 
 def search(core: Core, most: Ints, budget: Ints) -> Found:
-    """The best selection with T <= most, (h,); no host makes more than `budget`, (h,), states.
+    """The best selection with T <= most, (h,).
 
-    A host whose budget is spent goes on with few states, so it makes at most `_BEAM` times its
-    options more.
+    A host makes `budget`, (h,), states and looks at as many pairs. Where the budget is spent the
+    halves go on with few states, those of the least loss.
     """
     return _Search(core, most, budget).run()
 
@@ -77,79 +81,90 @@ class _Search:
         self.spent = np.zeros(hosts, dtype=np.int64)
 
     def run(self) -> Found:
-        host = np.flatnonzero((self.core.room >= 0).all(axis=0))
-        nothing = np.zeros(len(host), dtype=np.int64)
-        stack = [_States(0, host, self.core.room[:, host], nothing, None)]
+        able = np.flatnonzero((self.core.room >= 0).all(axis=0))
+        half = np.repeat(2 * able, 2) + np.arange(2 * len(able)) % 2
+        taken = np.zeros((len(self.core.room), len(half)), dtype=np.int64)
+        stack = [[_States(0, half, taken, taken[0], None)]]
         while stack:
-            states = self._finish(stack.pop())
-            if not len(states.host):
-                continue
-            if self._grows(states).sum() > _TOGETHER and states.host[0] != states.host[-1]:
-                stack += _halves(states)
-            else:
-                stack.append(self._grow(states))
+            self._advance(stack.pop(), stack)
         return Found(self.total, self.option, self.complete, self.spent)
+
+    def _advance(self, lists: list[_States], stack: list[list[_States]]) -> None:
+        """Grow the last of the lists, or pair the finished ones; what remains goes on the stack."""
+        states = lists.pop()
+        done = self.core.count[states.half] == states.step
+        lists.append(states.only(np.flatnonzero(done)))
+        states = states.only(np.flatnonzero(~done))
+        if not len(states.half):
+            self._pair(lists)
+        elif self._grows(states).sum() > _TOGETHER and states.half[0] >> 1 < states.half[-1] >> 1:
+            middle = _middle(states.half)
+            for low, high in ((middle, 2 * len(self.most)), (0, middle)):
+                stack.append([_between(some, low, high) for some in (*lists, states)])
+        else:
+            stack.append([*lists, self._grow(states)])
 
     def _grows(self, states: _States) -> Ints:
         """(s,) how many states each makes."""
-        return self.core.size[self.core.start[states.host] + states.step]
+        return self.core.size[self.core.start[states.half] + states.step]
 
     def _grow(self, states: _States) -> _States:
-        """One more VM chooses."""
+        """One more VM of each half chooses."""
         core = self.core
         states = self._within_budget(states)
-        vm = core.start[states.host] + states.step
+        vm = core.start[states.half] + states.step
         size = core.size[vm]
         parent = np.repeat(np.arange(len(vm)), size)
         entry = np.arange(len(parent)) + np.repeat(core.first[vm] - np.cumsum(size) + size, size)
-        room = states.room[:, parent] - core.extra[:, entry]
         loss = states.loss[parent] + core.loss[entry]
+        half = states.half[parent]
+        taken = states.taken[:, parent] + core.extra[:, entry]
+        able = loss <= self.most[half >> 1]
+        able &= (taken <= core.room[:, half >> 1]).all(axis=0)
         trail = _Trail(states.trail, parent, entry)
-        grown = _States(states.step + 1, states.host[parent], room, loss, trail)
-        able = (room >= 0).all(axis=0) & (self._least(grown) <= self.most[grown.host])
+        grown = _States(states.step + 1, half, taken, loss, trail)
         return self._undominated(grown.only(np.flatnonzero(able)))
 
-    def _least(self, states: _States) -> Ints:
-        """(s,) the least T that a state can end with: what its VMs to come cannot use is lost."""
-        core, host = self.core, states.host
-        more = core.count[host] > states.step
-        vm = np.where(more, core.start[host] + states.step, len(core.size))
-        least = states.loss
-        for resource in range(len(states.room)):
-            idle = np.maximum(states.room[resource] - core.tail[resource, vm], 0)
-            least = least + core.price[resource, host] * idle
-        return least
-
     def _within_budget(self, states: _States) -> _States:
-        """The states themselves, or the most promising few where a host's budget ends."""
-        hosts = len(self.most)
-        made = np.bincount(states.host, self._grows(states), hosts).astype(np.int64)
+        """The states themselves, or those of the least loss where a host's budget ends."""
+        made = self._made(states)
         over = self.spent + made > self.budget
         if over.any():
             self.complete &= ~over
-            order = np.lexsort((self._least(states), states.host))
-            rank = np.arange(len(order)) - np.searchsorted(states.host, states.host)
-            states = states.only(np.sort(order[~over[states.host] | (rank < _BEAM)]))
-            made = np.bincount(states.host, self._grows(states), hosts).astype(np.int64)
+            order = np.lexsort((states.loss, states.half))
+            rank = np.arange(len(order)) - np.searchsorted(states.half, states.half)
+            size = np.bincount(states.half, minlength=len(self.core.count))
+            beam = np.maximum(self.budget // _BEAMS, _BEAM)
+            # The best and, as those are much the same selections, some from best to worst.
+            every = (2 * size // beam.repeat(2) + 1)[states.half]
+            best = rank < (beam // 2)[states.half >> 1]
+            stay = ~over[states.half >> 1] | best | (rank % every == 0)
+            states = states.only(np.sort(order[stay]))
+            made = self._made(states)
         self.spent += made
         return states
 
-    def _undominated(self, states: _States) -> _States:
-        """Without states that leave no more of anything and are worth no more than another.
+    def _made(self, states: _States) -> Ints:
+        """(h,) how many states the next step makes."""
+        made = np.bincount(states.half >> 1, self._grows(states), len(self.most))
+        return made.astype(np.int64)
 
-        Only states are compared that leave the same of all resources but one, which one changes
+    def _undominated(self, states: _States) -> _States:
+        """Without states that take no less of anything and are worth no more than another.
+
+        Only states are compared that take the same of all resources but one, which one changes
         with the step: a full comparison would cost more than it saves.
         """
-        crowd = np.bincount(states.host, minlength=len(self.most))[states.host] > _CROWD
+        crowd = np.bincount(states.half, minlength=len(self.core.count))[states.half] > _CROWD
         some = np.flatnonzero(crowd)
         if not len(some):
             return states
-        host, room = states.host[some], states.room[:, some]
-        # Equal choices from here on add the same, so this compares what states end with.
-        total = states.loss[some] + (self.core.price[:, host] * room).sum(axis=0)
-        last = states.step % len(room)
-        same = [host, *(row for resource, row in enumerate(room) if resource != last)]
-        order = np.lexsort((total, -room[last], *same))
+        half, taken = states.half[some], states.taken[:, some]
+        # With the same partner this is what they differ by in T.
+        total = states.loss[some] - (self.core.price[:, half >> 1] * taken).sum(axis=0)
+        last = states.step % len(taken)
+        same = [half, *(row for resource, row in enumerate(taken) if resource != last)]
+        order = np.lexsort((total, taken[last], *same))
         starts = np.zeros(len(order), dtype=np.bool_)
         for key in same:
             starts[1:] |= key[order[1:]] != key[order[:-1]]
@@ -157,38 +172,42 @@ class _Search:
         # Later groups stand lower than earlier ones, so a running minimum starts anew in each.
         rank -= np.cumsum(starts) * len(order)
         lowest = np.minimum.accumulate(rank)
-        keep = np.ones(len(states.host), dtype=np.bool_)
+        keep = np.ones(len(states.half), dtype=np.bool_)
         keep[some[order[1:][lowest[:-1] <= rank[1:]]]] = False
         return states.only(np.flatnonzero(keep))
 
-    def _finish(self, states: _States) -> _States:
-        """Note the best of each host whose core VMs have all chosen; the others go on."""
-        done = self.core.count[states.host] == states.step
-        if not done.any():
-            return states
-        last = np.flatnonzero(done)
-        host = states.host[last]
-        slack = self.core.price[:, host] * states.room[:, last]
-        total = states.loss[last] + slack.sum(axis=0)
-        order = np.lexsort((total, host))
-        best = order[np.flatnonzero(np.diff(host[order], prepend=-1))]
-        best = best[total[best] <= self.most[host[best]]]
-        self.total[host[best]] = total[best]
-        self._follow(states.trail, last[best], host[best], states.step)
-        return states.only(np.flatnonzero(~done))
+    def _pair(self, lists: list[_States]) -> None:
+        """Join the halves' finished lists; note each host's best pair and how it came about."""
+        half = np.concatenate([states.half for states in lists])
+        taken = np.concatenate([states.taken for states in lists], axis=1)
+        loss = np.concatenate([states.loss for states in lists])
+        budget = np.maximum(self.budget, _PAIRS)
+        pairs = best_pairs(self.core, half, taken, loss, self.most, budget)
+        self.spent += pairs.spent
+        self.complete &= pairs.complete
+        self.total[pairs.host] = pairs.total
+        begin = 0
+        for states in lists:
+            end = begin + len(states.half)
+            for chosen in (pairs.one, pairs.other):
+                mine = chosen[(begin <= chosen) & (chosen < end)] - begin
+                self._follow(states.trail, mine, states.half[mine], states.step)
+            begin = end
 
-    def _follow(self, trail: _Trail | None, state: Ints, host: Ints, step: int) -> None:
-        """Write down how states came about."""
+    def _follow(self, trail: _Trail | None, state: Ints, half: Ints, step: int) -> None:
+        """Write down what the states have chosen."""
         while trail is not None:
             step -= 1
-            slot = self.core.slot[self.core.start[host] + step]
-            self.option[slot, host] = self.core.place[trail.entry[state]]
+            slot = self.core.slot[self.core.start[half] + step]
+            self.option[slot, half >> 1] = self.core.place[trail.entry[state]]
             state, trail = trail.parent[state], trail.before
 
 
-def _halves(states: _States) -> list[_States]:
-    """Two parts with different hosts."""
-    middle = int(np.searchsorted(states.host, states.host[len(states.host) // 2]))
-    if middle == 0:
-        middle = int(np.searchsorted(states.host, states.host[0], side="right"))
-    return [states.only(slice(middle, None)), states.only(slice(None, middle))]
+def _middle(half: Ints) -> int:
+    """An even half such that some states are below it and some are not."""
+    middle = half[len(half) // 2] & ~1
+    return int(middle if half[0] < middle else middle + 2)
+
+
+def _between(states: _States, low: int, high: int) -> _States:
+    return states.only(np.flatnonzero((low <= states.half) & (states.half < high)))
