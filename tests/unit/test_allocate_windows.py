@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from controller.core.allocate.problem import NOTHING
 from controller.core.allocate.windows import (
     Core,
+    _Listed,
     _Many,
     _One,
     _width,
@@ -83,3 +84,26 @@ def test_rows_hold_the_best_within_every_room(seed, scale):
         assert rows[host, : room + 1].tolist() == best
         alone = np.maximum.accumulate(_One(core, host, low, width, dtype, nothing).last_row())
         assert alone.tolist() == best[: alone.size]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1 << 30), st.sampled_from([3, 1000, 1 << 40]), st.sampled_from([1, 1 << 28]))
+def test_listed_states_hold_the_best_too(seed, scale, quantum):
+    core = drawn(seed, scale)
+    core = Core(core.weight * quantum, core.gain, core.room * quantum, core.room * quantum)
+    for host in range(core.room.size):
+        best, chosen = _Listed(core, host).solve()
+        assert best == by_enumeration(core, host)
+        vms = np.arange(core.weight.shape[0])
+        assert core.gain[vms, chosen, host].sum() == best
+        assert core.weight[vms, chosen, host].sum() <= core.room[host]
+
+
+def test_few_choices_of_vast_weights_need_no_vast_rows():
+    rng = np.random.default_rng(2)
+    weight = np.cumsum(rng.integers(1, 1 << 30, (6, 3, 40)), axis=1)
+    weight -= weight[:, :1]
+    room = np.full(40, 1 << 31)
+    core = Core(weight, rng.integers(0, 1000, weight.shape), room, room)
+    gain, _ = solve_core(core)
+    assert gain.tolist() == [by_enumeration(core, host) for host in range(40)]

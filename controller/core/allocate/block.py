@@ -27,6 +27,7 @@ class Block:
     base: Ints  # (h,) value of the first bins
     steepest: Ints  # (h,) no gain per quantum exceeds it
     shift: Ints  # (h,) of the host's prices
+    step: int | None  # quanta between neighbouring bins, where it is the same everywhere
 
     @property
     def index_bits(self) -> int:
@@ -49,6 +50,7 @@ class Block:
             self.base[hosts],
             self.steepest[hosts],
             self.shift[hosts],
+            self.step,
         )
 
 
@@ -64,7 +66,10 @@ def blocks_of(problem: Problem, start: int, stop: int) -> list[tuple[Ints, Block
     weight = np.ascontiguousarray(part.level - part.level[:1])
     least = np.broadcast_to(part.level[0], (part.slots, hosts.size)).sum(axis=0, dtype=np.int64)
     most = np.broadcast_to(weight[-1], (part.slots, hosts.size)).sum(axis=0, dtype=np.int64)
+    # With one slot, a grid per host would look like one for all whenever its host is alone.
+    step = _even_step(weight) if part.slots > 1 else None
     room = np.minimum(part.capacity - least, most)
+    room -= room % (step or 1)  # less than a step is of no use
     base = part.value[0].sum(axis=0, dtype=np.int64)
     steepest = _steepest(gain, weight)
     narrow, wide = _shifts(gain, weight, steepest, hosts)
@@ -75,7 +80,7 @@ def blocks_of(problem: Problem, start: int, stop: int) -> list[tuple[Ints, Block
     ):
         if not chosen.size:
             continue
-        block = Block(gain, weight, room, base, steepest, shift)
+        block = Block(gain, weight, room, base, steepest, shift, step)
         if chosen.size < hosts.size:
             block = block.select(chosen)
         found.append((hosts[chosen], _as(block, dtype)))
@@ -88,7 +93,7 @@ def picked(table: AnyInts, bins: AnyInts, hosts: AnyInts) -> AnyInts:
     return np.asarray(table[bins, slots, hosts if table.shape[2] != 1 else 0])
 
 
-def even_step(weight: AnyInts) -> int | None:
+def _even_step(weight: AnyInts) -> int | None:
     """Quanta between neighbouring bins where it is the same everywhere; None: it is not."""
     if weight.shape[1:] != (1, 1) or weight.shape[0] == 1:
         return None
@@ -105,7 +110,7 @@ def _as(block: Block, dtype: type[np.int32 | np.int64]) -> Block:
         return block
     gain: AnyInts = block.gain.astype(dtype, copy=False)
     weight: AnyInts = block.weight.astype(dtype, copy=False)
-    return Block(gain, weight, block.room, block.base, block.steepest, block.shift)
+    return Block(gain, weight, block.room, block.base, block.steepest, block.shift, block.step)
 
 
 def _relative(value: AnyInts) -> AnyInts:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controller.core.allocate.block import Block, even_step, picked
+from controller.core.allocate.block import Block, picked
 from controller.core.allocate.problem import AnyInts, Bools, Ints
 
 BISECT_EVERY = 4  # turns; the meeting point alone can creep along one end
@@ -43,7 +43,7 @@ class Keys:
         self.key = block.gain * (np.int64(1) << (block.shift + self.bits)).astype(dtype)
         self.key += (self.mask - np.arange(bins, dtype=dtype))[:, None, None]
         self._scratch = np.empty_like(self.key)
-        self._step = even_step(block.weight)
+        self._step = block.step
 
     def select(self, hosts: AnyInts) -> "Keys":
         """The keys of some of the hosts."""

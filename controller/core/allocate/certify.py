@@ -39,8 +39,8 @@ def certify(problem: Problem, solution: Solution) -> Certificate:
 def audit(problem: Problem, solution: Solution) -> Bools:
     """(h,) whether the claimed optimum is one, by the dynamic programme over all capacities.
 
-    Kellerer, Pferschy, Pisinger (2004), section 11.5. O(slots x bins x capacity) per host: for
-    samples. True where no optimum was claimed.
+    Kellerer, Pferschy, Pisinger (2004), section 11.5. O(slots x bins x capacity) per host and a
+    place per quantum: for samples. True where no optimum was claimed.
     """
     wrong = np.zeros(problem.hosts, dtype=np.bool_)
     for host in np.flatnonzero(solution.status != Status.BUDGET).tolist():
@@ -61,7 +61,7 @@ def _certify(problem: Problem, solution: Solution) -> tuple[Bools, Bools, Bools,
     weight = np.take_along_axis(level, chosen, axis=0)[0].sum(axis=0)
     infeasible = solution.status == Status.INFEASIBLE
     nothing_fits = level.min(axis=0).sum(axis=0) > problem.capacity
-    capacity = np.minimum(problem.capacity, level.max(axis=0).sum(axis=0))  # more changes nothing
+    capacity = _usable(problem, level)
     dual = _dual(value, level, capacity, solution)
     optimal = solution.status <= Status.OPTIMAL_BY_SEARCH
     sound = np.where(optimal, solution.bound == solution.value, solution.bound >= solution.value)
@@ -71,6 +71,16 @@ def _certify(problem: Problem, solution: Solution) -> tuple[Bools, Bools, Bools,
         infeasible | (sound & (dual >= solution.value)),
         infeasible | (dual == solution.value),
     )
+
+
+def _usable(problem: Problem, level: Ints) -> Ints:
+    """(h,) the capacity less what no choice can use: beyond all, or less than a shared step."""
+    least, most = level.min(axis=0).sum(axis=0), level.max(axis=0).sum(axis=0)
+    usable = np.minimum(problem.capacity, most)
+    if problem.level.shape[1:] == (1, 1):
+        step = int(np.gcd.reduce(np.diff(problem.level[:, 0, 0]), initial=0))
+        usable -= (usable - least) % step if step else 0
+    return np.asarray(usable)
 
 
 def _dual(value: Ints, level: Ints, capacity: Ints, solution: Solution) -> Ints:

@@ -6,13 +6,13 @@ VM increments never grow, so whatever is chosen is a prefix, and the choice is o
 
 import numpy as np
 
-from controller.core.allocate.block import Block, even_step
+from controller.core.allocate.block import Block
 from controller.core.allocate.problem import AnyInts, Bools, Ints
 
 
 def is_concave(block: Block) -> Bools:
     """(h,) whether the host can be solved by `take_increments`: an even grid, concave VMs, room."""
-    if even_step(block.weight) is None:
+    if block.step is None:
         return np.zeros(block.hosts, dtype=np.bool_)
     concave = block.room >= 0
     # The first VM sorts out most hosts that are not, before all are looked at.
@@ -28,7 +28,7 @@ def take_increments(block: Block) -> tuple[Ints, Ints, Ints]:
 
     Increments of the same worth go to the first VMs; one that gains nothing is not taken.
     """
-    step = even_step(block.weight)
+    step = block.step
     assert step is not None, "is_concave said that the grid is even"
     steps = np.diff(block.gain, axis=0)
     taken = block.room // step
@@ -39,11 +39,9 @@ def take_increments(block: Block) -> tuple[Ints, Ints, Ints]:
     bins = above + np.clip(left - (np.cumsum(level, axis=0) - level), 0, level)
     hosts, slots = np.arange(block.hosts), np.arange(block.slots)[:, None]
     gain = block.gain[bins, slots, hosts].sum(axis=0, dtype=np.int64)
-    return (
-        bins,
-        gain,
-        (np.where(taken > 0, least, steps.max(axis=(0, 1))).clip(0) << block.shift) // step,
-    )
+    scarce = (steps > 0).sum(axis=(0, 1)) > taken
+    least = np.where(taken > 0, least, steps.max(axis=(0, 1)))
+    return bins, gain, (np.where(scarce, least, 0) << block.shift) // step
 
 
 def _kth_greatest(steps: AnyInts, k: Ints) -> Ints:

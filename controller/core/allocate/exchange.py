@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from controller.core.allocate.block import Block, even_step, picked
+from controller.core.allocate.block import Block, picked
 from controller.core.allocate.problem import AnyInts, Ints
 
 ROUNDS = 6  # after that almost nothing is gained
@@ -20,7 +20,7 @@ def exchange(block: Block, bins: Ints, weight: Ints, gain: Ints) -> tuple[Ints, 
     for _ in range(ROUNDS):
         now = bins[:, active]
         heavy = picked(block.weight, now, active).astype(np.int64)
-        reach = _last_within(block.weight, heavy + (block.room - weight)[active], active)
+        reach = _last_within(block, heavy + (block.room - weight)[active], active)
         found = picked(best_up_to, reach, active)
         more = (found >> bits) - picked(block.gain, now, active)
         columns = np.arange(active.size)
@@ -46,12 +46,11 @@ def _best_up_to(block: Block) -> AnyInts:
     return np.maximum.accumulate(packed, axis=0, out=packed)
 
 
-def _last_within(weight: AnyInts, limit: Ints, hosts: AnyInts) -> Ints:
+def _last_within(block: Block, limit: Ints, hosts: AnyInts) -> Ints:
     """(n, k) the last bin that weighs no more than the limit (n, k)."""
-    last = weight.shape[0] - 1
-    step = even_step(weight)
-    if step is not None:
-        return np.asarray(np.minimum(limit // step, last))
+    weight = block.weight
+    if block.step is not None:
+        return np.asarray(np.minimum(limit // block.step, weight.shape[0] - 1))
     if weight.shape[1:] == (1, 1):
         return np.searchsorted(weight[:, 0, 0], limit, side="right") - 1
     table = weight[:, :, hosts] if weight.shape[2] > 1 else weight

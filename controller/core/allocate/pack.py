@@ -13,8 +13,8 @@ import numpy as np
 from controller.core.allocate.problem import AnyInts, Forest, Ints, Problem
 
 ENTRIES_AT_ONCE = 1 << 20  # of a problem's values; bounds the memory
-# Numbers of slots, a quarter apart; two at least: one slot's grid would be that of all (`_shared`).
-_SLOTS = np.unique(np.ceil(1.25 ** np.arange(4, 100))).astype(np.int64)
+# Numbers of slots, a quarter apart.
+_SLOTS = np.unique(np.ceil(1.25 ** np.arange(100))).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

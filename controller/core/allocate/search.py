@@ -15,7 +15,7 @@ import numpy as np
 from controller.core.allocate.block import Block, picked
 from controller.core.allocate.bound import Keys
 from controller.core.allocate.problem import NOTHING, AnyInts, Bools, Ints
-from controller.core.allocate.windows import Core, solve_core
+from controller.core.allocate.windows import LISTED, Core, log_of, solve_core
 
 DEEPENING = (32, 4, 1)  # parts of D; the last is all of it
 HOSTS_AT_ONCE = 128
@@ -129,7 +129,10 @@ class _Stage:
         span = self._per_host(self.weight[self.first + self.count - 1])
         self.width = np.minimum(span, np.maximum(self.room, 0))
         options = self._per_host(np.where(self.count > 1, self.count, 0))
-        self.cost = np.where(hosts, options * (self.width + 1), 0)
+        # Where combinations are few, they are listed instead, each at the price of many states.
+        few = self._per_host(log_of(self.count)) + log_of(LISTED)
+        listed = np.exp2(np.minimum(few, log_of(_UNLIMITED)) / 64).astype(np.int64)
+        self.cost = np.where(hosts, options * np.minimum(self.width + 1, listed), 0)
 
     def _per_host(self, amount: Ints) -> Ints:
         """(k,) sums of what each VM has."""

@@ -4,7 +4,8 @@ A state is how many quanta the VMs so far took above their lightest open bins. W
 still matter is known beforehand: later VMs can take no more than their spans, and a solution worth
 finding leaves no more than `slack` quanta over. Two kernels give the same results: one for many
 hosts with narrow windows, one for a single host with a wide window. With all bins open and any
-slack they are the plain dynamic programme, and `core_rows` its last row.
+slack they are the plain dynamic programme, and `core_rows` its last row. A third lists states one
+by one, for hosts with a vast window and few choices.
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from controller.core.allocate.problem import NOTHING, AnyInts, Ints
+from controller.core.allocate.problem import NOTHING, AnyInts, Bools, Ints
 
 WIDE = 1024  # states: from here on slices of one host beat gathers for many
+LISTED = 32  # states of a window that cost as much as one that is listed
 _Width = type[np.int32 | np.int64]
 
 
@@ -27,6 +29,10 @@ class Core:
     room: Ints  # (h,) at least 0
     slack: Ints  # (h,) quanta that may be left over
 
+    def count(self) -> Ints:
+        """(m, h) options in use."""
+        return np.asarray((self.gain > NOTHING).sum(axis=1))
+
 
 def solve_core(core: Core) -> tuple[Ints, Ints]:
     """(h,) best gain, NOTHING where there is none, and (m, h) the option of each VM.
@@ -38,8 +44,13 @@ def solve_core(core: Core) -> tuple[Ints, Ints]:
     if int(width.max(initial=0)) < WIDE:
         gain, option = _Many(core, low, width, dtype, nothing).solve()
     else:
-        hosts = range(core.room.size)
-        each = [_One(core, host, low, width, dtype, nothing).solve() for host in hosts]
+        few = _few(core, width)
+        each = [
+            _Listed(core, host).solve()
+            if few[host]
+            else _One(core, host, low, width, dtype, nothing).solve()
+            for host in range(core.room.size)
+        ]
         gain = np.array([one[0] for one in each], dtype=np.int64)
         option = np.stack([one[1] for one in each], axis=1)
     return np.where(gain <= nothing // 2, NOTHING, gain), option
@@ -61,6 +72,18 @@ def core_rows(core: Core) -> Ints:
             last = _One(core, host, low, width, dtype, nothing).last_row()
             rows[host, : last.size] = last
     return np.asarray(np.maximum.accumulate(rows, axis=1), dtype=np.int64)
+
+
+def log_of(number: Ints | int) -> Ints:
+    """64 times the binary logarithm, upwards: integers add up the same in any order."""
+    return np.asarray(np.ceil(np.log2(number) * 64), dtype=np.int64)
+
+
+def _few(core: Core, width: Ints) -> Bools:
+    """(h,) wide hosts with so few combinations that listing them is less work."""
+    combinations = log_of(np.maximum(core.count(), 1)).sum(axis=0)
+    most = width.max(axis=0, initial=0)
+    return np.asarray((most >= WIDE) & (combinations + log_of(LISTED) < log_of(most + 1)))
 
 
 def windows(core: Core) -> tuple[Ints, Ints]:
@@ -88,7 +111,7 @@ class _Many:
         self.core, self.low, self.width, self.nothing = core, low, width, nothing
         self.pad = pad = int(width.max(initial=0)) + 1
         self.gain: AnyInts = np.maximum(core.gain, nothing).astype(dtype)
-        self.options = (core.gain > NOTHING).sum(axis=1).max(axis=1, initial=0).tolist()
+        self.options = core.count().max(axis=1, initial=0).tolist()
         self.start = np.clip(pad + (low[1:] - low[:-1])[:, None] - core.weight, 0, 2 * pad)
         self.hosts = np.arange(core.room.size)
         self.first: AnyInts = np.full((core.room.size, 3 * pad), nothing, dtype=dtype)
@@ -147,11 +170,7 @@ class _One:
     ) -> None:
         self.low, self.width = low[:, host].tolist(), width[:, host].tolist()
         self.dtype, self.nothing = dtype, nothing
-        weight, gain = core.weight[:, :, host].tolist(), core.gain[:, :, host].tolist()
-        self.options = [
-            [(w, g) for w, g in zip(*pair, strict=True) if g > NOTHING]
-            for pair in zip(weight, gain, strict=True)
-        ]
+        self.options = _options(core, host)
 
     def solve(self) -> tuple[int, Ints]:
         chosen = np.zeros(len(self.options), dtype=np.int64)
@@ -188,3 +207,54 @@ class _One:
                 part = row[begin:end]
                 np.maximum(part, before[begin - shift : end - shift] + self.dtype(gain), out=part)
         return row
+
+
+class _Listed:
+    """One host: the states that no lighter one beats, listed (Nemhauser and Ullmann 1969).
+
+    Looks at no slack: a state that dominates another is never farther from the bound.
+    """
+
+    def __init__(self, core: Core, host: int) -> None:
+        self.room = int(core.room[host])
+        self.options = _options(core, host)
+
+    def solve(self) -> tuple[int, Ints]:
+        zero = np.zeros(1, dtype=np.int64)
+        lists = [(zero, zero)]
+        for options in self.options:
+            lists.append(self._after(lists[-1], options))
+        weight, gain = lists[-1]
+        best, state = int(gain[-1]), int(weight[-1])  # gains rise with weights
+        left, chosen = best, np.zeros(len(self.options), dtype=np.int64)
+        for vm in reversed(range(len(self.options))):
+            weight, gain = lists[vm]
+            for option, (w, g) in enumerate(self.options[vm]):
+                place = int(np.searchsorted(weight, state - w))
+                if place < weight.size and (weight[place], gain[place]) == (state - w, left - g):
+                    chosen[vm], state, left = option, state - w, left - g
+                    break
+        return best, chosen
+
+    def _after(
+        self, before: tuple[Ints, Ints], options: list[tuple[int, int]]
+    ) -> tuple[Ints, Ints]:
+        steps = np.array(options, dtype=np.int64)
+        weight = (before[0] + steps[:, :1]).ravel()
+        gain = (before[1] + steps[:, 1:]).ravel()
+        fits = weight <= self.room
+        weight, gain = weight[fits], gain[fits]
+        order = np.lexsort((-gain, weight))
+        weight, gain = weight[order], gain[order]
+        highest = np.maximum.accumulate(gain)
+        better = np.concatenate([[True], gain[1:] > highest[:-1]])
+        return weight[better], gain[better]
+
+
+def _options(core: Core, host: int) -> list[list[tuple[int, int]]]:
+    """Weight and gain of each option of each VM."""
+    weight, gain = core.weight[:, :, host].tolist(), core.gain[:, :, host].tolist()
+    return [
+        [(w, g) for w, g in zip(*pair, strict=True) if g > NOTHING]
+        for pair in zip(weight, gain, strict=True)
+    ]
