@@ -66,8 +66,10 @@ def core_of(loss: Ints, level: AnyInts, capacity: AnyInts, price: Ints, most: In
     room = capacity - least.reshape(len(level), hosts, slots).sum(axis=2)
 
     inner = np.flatnonzero(size > 1)
-    half = _halves(inner // slots, np.add.reduceat(_leeway(lost, most[host]), first)[inner])
-    order = np.argsort(half, kind="stable")
+    leeway = np.add.reduceat(_leeway(lost, most[host]), first)[inner]
+    half = _halves(inner // slots, leeway)
+    # Who has the most leeway goes last: the lists stay short for long.
+    order = np.lexsort((leeway, half))
     inner, count = inner[order], np.bincount(half, minlength=2 * hosts)
     return Core(
         room=room,

@@ -1,4 +1,4 @@
-"""What `coupled.solve_coupled` takes and gives: hosts side by side, several resources, all integers.
+"""What `coupled.solve_coupled` takes and gives: hosts side by side, some resources, all integers.
 
 As `problem.Problem`, but a VM's option is a combination of levels, one of each resource, and every
 resource has its capacity.
