@@ -19,7 +19,8 @@ test: setup  ## Sets up and runs all tests (minutes). ARGS="-k name" go to pytes
 	@env -u HRAPAQ_TORCH -u HRAPAQ_SYSTEM $(PYTHON_HERE) -m pytest $(ARGS)
 
 .PHONY: bench
-bench: setup  ## Prints tables of speed and size of this machine; asserts nothing.
+bench:  ## Prints tables of speed and size of this machine, beside CP-SAT, HiGHS and numba.
+	@deploy/setup.sh bench
 	@set -e; for script in tests/bench/bench_*.py; do echo "== $$script"; $(PYTHON_HERE) $$script; done
 
 .PHONY: fuzz

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes this checkout runnable: `deploy/setup.sh run` for `hrapaq up`, `deploy/setup.sh dev` for the
-# tests as well. Called by `make`; a second call finds everything done and takes no time.
+# tests as well, `deploy/setup.sh bench` for the peers that benchmarks compare with, too. Called by
+# `make`; a second call finds everything done and takes no time.
 #
 #   HRAPAQ_SYSTEM=0   installs no system packages, even as root
 #   HRAPAQ_TORCH=0    leaves PyTorch out
@@ -8,6 +9,7 @@
 set -euo pipefail
 
 purpose=${1:-run}
+with_peers=
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$here"
 venv=$here/.venv
@@ -16,13 +18,18 @@ say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 main() {
-    case $purpose in run | dev) ;; *) die "usage: deploy/setup.sh run|dev" ;; esac
+    case $purpose in
+    run | dev) ;;
+    bench) purpose=dev with_peers=yes ;;
+    *) die "usage: deploy/setup.sh run|dev|bench" ;;
+    esac
     # Before Python is chosen: the system packages may bring it.
     install_system_packages
     python=$(find_python) || die "no Python >= 3.11 with venv was found: $(python_advice)"
     make_venv
     install_package
     install_torch
+    [ -z "$with_peers" ] || install_peers
 }
 
 # --- system packages ---------------------------------------------------------------------------
@@ -180,6 +187,27 @@ install_torch() {
         say "$(torch_failure "$stamp.log"); everything runs without it"
     fi
     echo "$fresh" >"$stamp"
+}
+
+# Solvers to compare with, in an environment of their own: OR-Tools and the project want different
+# protobufs. The benchmarks name what is missing, so that a failure here stops nothing.
+install_peers() {
+    local peers=$venv/peers wanted stamp fresh
+    wanted=$("$venv/bin/python" -c 'if True:
+        import tomllib
+        with open("pyproject.toml", "rb") as file:
+            print(*tomllib.load(file)["dependency-groups"]["peers"])')
+    stamp=$venv/.hrapaq-peers
+    fresh="$("$venv/bin/python" --version) $wanted"
+    [ "$(cat "$stamp" 2>/dev/null)" != "$fresh" ] || return 0
+    say "installing what the allocator is compared with into .venv/peers (about a minute, 700 MB)"
+    # shellcheck disable=SC2086 # a list of names
+    if "$venv/bin/python" -m venv --clear "$peers" &&
+        "$peers/bin/pip" install -qq --disable-pip-version-check $wanted; then
+        echo "$fresh" >"$stamp"
+    else
+        say "that failed, see above: the benchmarks go on without them"
+    fi
 }
 
 torch_failure() {

@@ -198,3 +198,20 @@ def test_make_alone_lists_every_target():
         env=environment, capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
     assert [line.split()[1] for line in done.stdout.splitlines()] == targets
+
+
+def test_peers_of_the_benchmarks_get_an_environment_of_their_own(checkout):
+    """Beside the tests' one, whose protobuf they would replace; without them it goes on."""
+    wanted = "echo ortools==9.15.6755 numba==0.68.1"
+    checkout.put(
+        "python3", PYTHON.replace("case", f'case "$*" in *tomllib*) {wanted} ;; esac\ncase', 1)
+    )
+    done = checkout.setup("bench")
+    assert done.returncode == 0, done.stderr
+    assert [call for call in checkout.calls if "ortools" in call] == [
+        "pip install -qq --disable-pip-version-check ortools==9.15.6755 numba==0.68.1"
+    ]
+    assert any(call.endswith("--editable .[dev]") for call in checkout.calls)
+    assert (checkout.root / ".venv/peers/bin/pip").exists()
+    assert checkout.setup("bench").returncode == 0
+    assert checkout.calls == []
