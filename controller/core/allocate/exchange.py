@@ -8,21 +8,22 @@ from controller.core.allocate.problem import AnyInts, Ints
 ROUNDS = 6  # after that almost nothing is gained
 
 
-def exchange(block: Block, bins: Ints, weight: Ints, gain: Ints) -> tuple[Ints, Ints]:
-    """Better bins (n, h) and gains (h,) than those of a solution of this weight (h,), in place.
+def exchange(block: Block, hosts: Ints, bins: Ints, weight: Ints, gain: Ints) -> tuple[Ints, Ints]:
+    """Better bins (n, k) and gains (k,) for k of the hosts, whose bins weigh `weight`; in place.
 
     Each round moves, per host, the one VM that gains most; the first of equals, to the lightest
     bin of that gain.
     """
     bits, mask = block.index_bits, (1 << block.index_bits) - 1
-    best_up_to = _best_up_to(block)
-    active = np.flatnonzero(weight < block.room)
+    best_up_to, room = _best_up_to(block, hosts), block.room[hosts]
+    active = np.flatnonzero(weight < room)
     for _ in range(ROUNDS):
         now = bins[:, active]
-        heavy = picked(block.weight, now, active).astype(np.int64)
-        reach = _last_within(block, heavy + (block.room - weight)[active], active)
+        there = hosts[active]
+        heavy = picked(block.weight, now, there).astype(np.int64)
+        reach = _last_within(block, heavy + (room - weight)[active], there)
         found = picked(best_up_to, reach, active)
-        more = (found >> bits) - picked(block.gain, now, active)
+        more = (found >> bits) - picked(block.gain, now, there)
         columns = np.arange(active.size)
         slot = more.argmax(axis=0)
         better = more[slot, columns] > 0
@@ -33,16 +34,18 @@ def exchange(block: Block, bins: Ints, weight: Ints, gain: Ints) -> tuple[Ints, 
         bins[slot, active] = chosen
         gain[active] += more[slot, columns]
         at = slot if block.weight.shape[1] > 1 else 0
-        host = active if block.weight.shape[2] > 1 else 0
+        host = hosts[active] if block.weight.shape[2] > 1 else 0
         weight[active] += block.weight[chosen, at, host] - heavy[slot, columns]
     return bins, gain
 
 
-def _best_up_to(block: Block) -> AnyInts:
-    """(b, n, h) the greatest gain of a bin and all before it, packed with the first such bin."""
+def _best_up_to(block: Block, hosts: Ints) -> AnyInts:
+    """(b, n, k) the greatest gain of a bin and all before it, packed with the first such bin."""
     bits, dtype = block.index_bits, block.gain.dtype
     places = (1 << bits) - 1 - np.arange(block.gain.shape[0], dtype=dtype)
-    packed = (block.gain << dtype.type(bits)) | places[:, None, None]
+    packed: AnyInts = block.gain[:, :, hosts]
+    packed <<= dtype.type(bits)
+    packed |= places[:, None, None]
     return np.maximum.accumulate(packed, axis=0, out=packed)
 
 

@@ -45,33 +45,39 @@ class Open:
     weight: Ints  # (e,)
 
 
-def survivors(block: Block, keys: Keys, price: Ints, target: Ints, gain: Ints, host: Ints) -> Open:
-    """What a solution that gains more than `gain` can hold; all (k,), the hosts of the block."""
+def survivors(
+    block: Block, keys: Keys, hosts: Ints, price: Ints, target: Ints, gain: Ints, place: Ints
+) -> Open:
+    """What a solution that gains more than `gain` can hold: all (k,), for `hosts` of the block.
+
+    `keys` are of these hosts alone; `place`: where they stand in the problem.
+    """
+    shift = block.shift[hosts]
     reduced = keys.reduced(price)
     best = reduced.max(axis=0)
     top = best >> keys.bits
-    survives = reduced >= _least_key(top, target - ((gain + 1) << block.shift), keys.bits)
-    _drop_repeated(survives, block)
+    survives = reduced >= _least_key(top, target - ((gain + 1) << shift), keys.bits)
+    _drop_repeated(survives, block, hosts)
     choice = survives.sum(axis=0, dtype=np.uint16) > 1
     survives &= choice
     of, slot, option = np.nonzero(np.ascontiguousarray(survives.transpose(2, 1, 0)))
-    hosts, bins = np.arange(block.hosts), keys.bins(best)
+    bins = keys.bins(best)
     weight, worth = picked(block.weight, bins, hosts), picked(block.gain, bins, hosts)
     at = slot if block.weight.shape[1] > 1 else 0
-    column = of if block.weight.shape[2] > 1 else 0
+    column = hosts[of] if block.weight.shape[2] > 1 else 0
     return Open(
-        host=host,
-        room=block.room - np.where(choice, 0, weight).sum(axis=0, dtype=np.int64),
+        host=place,
+        room=block.room[hosts] - np.where(choice, 0, weight).sum(axis=0, dtype=np.int64),
         gain=np.where(choice, 0, worth).sum(axis=0, dtype=np.int64),
         target=target,
         price=price,
-        shift=block.shift,
+        shift=shift,
         bin=bins.T,
         of=of,
         slot=slot,
         option=option,
         loss=(top[slot, of] - (reduced[option, slot, of] >> keys.bits)).astype(np.int64),
-        worth=block.gain[option, slot, of].astype(np.int64),
+        worth=block.gain[option, slot, hosts[of]].astype(np.int64),
         weight=block.weight[option, at, column].astype(np.int64),
     )
 
@@ -207,10 +213,12 @@ def _least_key(top: AnyInts, limit: Ints, bits: int) -> AnyInts:
     return np.asarray(np.maximum(key, least).astype(top.dtype))
 
 
-def _drop_repeated(survives: Bools, block: Block) -> None:
+def _drop_repeated(survives: Bools, block: Block, hosts: Ints) -> None:
     """Bins that repeat the one before, which pad a VM with fewer of them, are no choice."""
     if block.weight.shape[0] == 1 or block.weight.shape[1:] == (1, 1):
         return
-    same = block.weight[1:] == block.weight[:-1]
+    weight = block.weight if block.weight.shape[2] == 1 else block.weight[:, :, hosts]
+    same = weight[1:] == weight[:-1]
     if bool(same.any()):
-        survives[1:] &= ~(same & (block.gain[1:] == block.gain[:-1]))
+        gain = block.gain[:, :, hosts]
+        survives[1:] &= ~(same & (gain[1:] == gain[:-1]))

@@ -68,18 +68,15 @@ class _Solving:
         bins, gain = first.bin, first.gain
         still = np.flatnonzero((gain < most) & (block.room >= 0))
         if still.size:
-            part = block.select(still)
             bins[:, still], gain[still] = exchange(
-                part, bins[:, still], first.weight[still], gain[still]
+                block, still, bins[:, still], first.weight[still], gain[still]
             )
             still = still[gain[still] < most[still]]
         self.bin[:, hosts], self.gain[hosts] = bins, gain
         self.bound[hosts], self.price[hosts] = most, first.price
         if still.size:
-            part, price, target = block.select(still), first.price[still], first.bound[still]
-            self._wait(
-                survivors(part, keys.select(still), price, target, gain[still], hosts[still])
-            )
+            some, price, target = keys.select(still), first.price[still], first.bound[still]
+            self._wait(survivors(block, some, still, price, target, gain[still], hosts[still]))
 
     def _wait(self, opened: Open) -> None:
         self.open.append(opened)
