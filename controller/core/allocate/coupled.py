@@ -32,7 +32,7 @@ from controller.core.allocate.coupled_problem import CoupledProblem, CoupledSolu
 from controller.core.allocate.coupled_search import search
 from controller.core.allocate.problem import NOTHING, AnyInts, Bools, Bytes, Ints, Status
 
-BUDGET = 1 << 18  # states and pairs of states per host that the search may make
+BUDGET = 1 << 20  # partial selections of a host that the search may make, about 0.2 us each
 _BLOCK = 256  # hosts at once: many share the cost of a call, few enough to stay near the cache
 _FEW, _SOME = 300, 3000  # states of a search after which the next is still cheap
 _RESCUE = 1 << 14  # states per search where the budget is spent
@@ -40,7 +40,10 @@ _TRUSTED = 5  # a host goes the short lane where that has this many places less 
 
 
 def solve_coupled(problem: CoupledProblem, *, budget: int = BUDGET) -> CoupledSolution:
-    """The best selection of each host, proven, or the best found within `budget` states."""
+    """The best selection of each host, proven, or the best found within `budget`.
+
+    Of more budget the bounds are at least as good; what is found beyond proof may differ.
+    """
     problem = _compact(problem)
     if 0 in problem.value.shape:
         return _without_vms(problem)

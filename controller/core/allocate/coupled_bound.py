@@ -110,12 +110,8 @@ class _Descent:
         options, slots, hosts = value.shape
         self.resources, self.index = len(level), (options - 1).bit_length()
         self.mask = (1 << self.index) - 1
-        self.level, self.narrow, self.capacity, self.shift = (
-            level,
-            level.astype(lane),
-            capacity,
-            shift,
-        )
+        self.level, self.narrow = level, level.astype(lane)
+        self.capacity, self.shift = capacity, shift
         self.key = value.astype(lane) << (shift + self.index).astype(lane)
         self.key |= (self.mask - np.arange(options)).astype(lane)[:, None, None]
         self.scratch = np.empty_like(self.key)
@@ -128,7 +124,7 @@ class _Descent:
 
     def _first(self, value: AnyInts) -> Master:
         """Two selections to start from: the best whatever it takes, and the smallest."""
-        worth, left, _ = self._evaluate(np.zeros_like(self.best.price))
+        worth, left = self._evaluate(np.zeros_like(self.best.price))
         scale = np.maximum(self.level.max(axis=1, keepdims=True), 1)
         smallest = (self.level / scale).sum(axis=0).argmin(axis=0)
         smallest = np.broadcast_to(smallest, self.best.option.shape)
@@ -136,10 +132,8 @@ class _Descent:
         low_left = self._left(smallest)
         self._accept(low, low_left, smallest)
         # No useful multiplier is far above what the way from one to the other pays on average.
-        pays = np.maximum(worth - (low << self.shift), 1 << self.shift) / np.maximum(
-            low_left - left, 1
-        )
-        cap = np.minimum(4.0 * pays, self.limit)
+        fall = np.maximum(worth - (low << self.shift), 1 << self.shift)
+        cap = np.minimum(4.0 * fall / np.maximum(low_left - left, 1), self.limit)
         self.base = worth  # the master is told worths relative to this: fewer digits
         rounds = _EVALUATIONS * self.resources
         master = Master(np.zeros(len(worth)), left.astype(np.float64), cap, rounds + 1)
@@ -147,6 +141,7 @@ class _Descent:
         return master
 
     def run(self) -> Bound:
+        """Evaluate half way between the best multipliers and the lowest point, until they meet."""
         bold = np.zeros(len(self.host), dtype=np.bool_)  # try the lowest point itself
         for _ in range(_EVALUATIONS * self.resources):
             height, lowest = self.master.lowest(self.active)
@@ -160,7 +155,7 @@ class _Descent:
             middle = np.where(bold, lowest, 0.5 * (lowest + self.best.price[:, self.host]))
             price = np.minimum(np.rint(middle).astype(np.int64), self.limit)
             before = self.best.total[self.host]
-            worth, left, _ = self._evaluate(price)
+            worth, left = self._evaluate(price)
             worth -= self.base
             self.master.add(worth, left)
             higher = self._height(worth, left, lowest) > height + 0.5
@@ -200,8 +195,8 @@ class _Descent:
         self.host, self.active = self.host[going], self.active[going]
         self.master.keep(going)
 
-    def _evaluate(self, price: Ints) -> tuple[Ints, Ints, Ints]:
-        """L at the multipliers, noted where it is the lowest; what was selected, and leaves."""
+    def _evaluate(self, price: Ints) -> tuple[Ints, Ints]:
+        """What is selected at the multipliers is worth, and leaves; L is noted where lowest."""
         lam = price.astype(self.narrow.dtype) << self.index
         cost = self.narrow[0] * lam[0]
         for resource in range(1, self.resources):
@@ -209,15 +204,14 @@ class _Descent:
         best = np.subtract(self.key, cost, out=self.scratch).max(axis=0)
         option = self.mask - (best & self.mask)
         left = self._left(option)
-        total = (best >> self.index).sum(axis=0, dtype=np.int64) + (price * self.capacity).sum(
-            axis=0
-        )
+        total = (best >> self.index).sum(axis=0, dtype=np.int64)
+        total += (price * self.capacity).sum(axis=0)
         worth = total - (price * left).sum(axis=0)
         lower = self.active & (total < self.best.total[self.host])
         self.best.total[self.host[lower]] = total[lower]
         self.best.price[:, self.host[lower]] = price[:, lower]
         self._accept(worth >> self.shift, left, option)
-        return worth, left, option
+        return worth, left
 
     def _left(self, option: AnyInts) -> Ints:
         taken = [take(level, option).sum(axis=0) for level in self.level]

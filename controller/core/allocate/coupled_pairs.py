@@ -39,6 +39,41 @@ def best_pairs(core: Core, half: Ints, taken: Ints, loss: Ints, most: Ints, budg
     host = half >> 1
     priced = (core.price[:, host] * taken).sum(axis=0)
     whole = (core.price * np.maximum(core.room, 0)).sum(axis=0)
+    partners = _partners(half, priced, loss, whole, most)
+    one, (count, complete) = partners.one, _within(partners, host, budget)
+    total = np.full(len(most), NEVER)
+    pair = np.zeros((2, len(most)), dtype=np.int64)
+    for some in _parts(count):
+        left = np.repeat(one[some], count[some])
+        skip = partners.begin[some] - np.cumsum(count[some]) + count[some]
+        right = partners.other[np.arange(len(left)) + np.repeat(skip, count[some])]
+        at = host[left]
+        loses = loss[left] + loss[right] + whole[at] - priced[left] - priced[right]
+        fitting = (taken[:, left] + taken[:, right] <= core.room[:, at]).all(axis=0)
+        good = np.flatnonzero(fitting & (loses <= most[at]))
+        good = good[np.lexsort((loses[good], at[good]))]
+        good = good[np.flatnonzero(np.diff(at[good], prepend=-1))]
+        good = good[loses[good] < total[at[good]]]
+        total[at[good]] = loses[good]
+        pair[:, at[good]] = left[good], right[good]
+    found = np.flatnonzero(total < NEVER)
+    spent = np.bincount(host[one], count, len(most)).astype(np.int64)
+    return Pairs(found, pair[0, found], pair[1, found], total[found], spent, complete)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Partners:
+    """Which states of the odd halves each state of the even ones may go with."""
+
+    one: Ints  # (a,) places of the even halves' states, by host and loss
+    other: Ints  # (b,) places of the odd halves' states, by host and price of what they take
+    begin: Ints  # (a,) where among the others the stretch begins
+    count: Ints  # (a,) and how long it is
+
+
+def _partners(half: Ints, priced: Ints, loss: Ints, whole: Ints, most: Ints) -> _Partners:
+    """Partners take no more than is left, priced, and leave no more than D allows."""
+    host = half >> 1
     one, other = np.flatnonzero(half % 2 == 0), np.flatnonzero(half % 2)
     one = one[np.lexsort((loss[one], host[one]))]
     # One number per host and price, rounded down where it would not fit.
@@ -47,36 +82,22 @@ def best_pairs(core: Core, half: Ints, taken: Ints, loss: Ints, most: Ints, budg
     key = (base + (priced >> coarse))[other]
     order = np.argsort(key, kind="stable")
     other, key = other[order], key[order]
-
     free = whole[host[one]] - priced[one]
     least = np.maximum(free - (most[host[one]] - loss[one]), 0)
     begin = np.searchsorted(key, base[one] + (least >> coarse[one]), side="left")
     end = np.searchsorted(key, base[one] + (free >> coarse[one]), side="right")
-    count = np.where(free >= 0, end - begin, 0)
-    before = np.cumsum(count) - count
-    first = np.searchsorted(host[one], host[one])  # place of the host's first state
-    fits = before + count - before[first] <= budget[host[one]]
-    complete = np.ones(len(most), dtype=np.bool_)
-    complete[host[one][~fits]] = False
-    count[~fits] = 0
-    spent = np.bincount(host[one], count, len(most)).astype(np.int64)
+    return _Partners(one, other, begin, end - begin)
 
-    total = np.full(len(most), NEVER)
-    pair = np.zeros((2, len(most)), dtype=np.int64)
-    for some in _parts(count):
-        left = np.repeat(one[some], count[some])
-        skip = begin[some] - np.cumsum(count[some]) + count[some]
-        right = other[np.arange(len(left)) + np.repeat(skip, count[some])]
-        loses = loss[left] + loss[right] + whole[host[left]] - priced[left] - priced[right]
-        fitting = (taken[:, left] + taken[:, right] <= core.room[:, host[left]]).all(axis=0)
-        good = np.flatnonzero(fitting & (loses <= most[host[left]]))
-        good = good[np.lexsort((loses[good], host[left][good]))]
-        good = good[np.flatnonzero(np.diff(host[left][good], prepend=-1))]
-        good = good[loses[good] < total[host[left][good]]]
-        total[host[left][good]] = loses[good]
-        pair[:, host[left][good]] = left[good], right[good]
-    found = np.flatnonzero(total < NEVER)
-    return Pairs(found, pair[0, found], pair[1, found], total[found], spent, complete)
+
+def _within(partners: _Partners, host: Ints, budget: Ints) -> tuple[Ints, Bools]:
+    """(a,) how many partners of each state to look at, and (h,) whether that is all of them."""
+    one, count = partners.one, partners.count
+    upto = np.cumsum(count)
+    first = np.searchsorted(host[one], host[one])  # place of the host's first state
+    fits = upto - (upto - count)[first] <= budget[host[one]]
+    complete = np.ones(len(budget), dtype=np.bool_)
+    complete[host[one][~fits]] = False
+    return np.where(fits, count, 0), complete
 
 
 def _parts(count: Ints) -> Iterator[slice]:

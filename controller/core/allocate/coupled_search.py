@@ -65,8 +65,8 @@ class _States:
 def search(core: Core, most: Ints, budget: Ints) -> Found:
     """The best selection with T <= most, (h,).
 
-    A host makes `budget`, (h,), states and looks at as many pairs. Where the budget is spent the
-    halves go on with few states, those of the least loss.
+    A host makes `budget`, (h,), states and looks at as many pairs; where that is spent it goes on
+    with few states.
     """
     return _Search(core, most, budget).run()
 
@@ -81,6 +81,7 @@ class _Search:
         self.spent = np.zeros(hosts, dtype=np.int64)
 
     def run(self) -> Found:
+        # Each entry is the lists of some hosts: finished ones, and last the one that grows.
         able = np.flatnonzero((self.core.room >= 0).all(axis=0))
         half = np.repeat(2 * able, 2) + np.arange(2 * len(able)) % 2
         taken = np.zeros((len(self.core.room), len(half)), dtype=np.int64)
@@ -126,7 +127,7 @@ class _Search:
         return self._undominated(grown.only(np.flatnonzero(able)))
 
     def _within_budget(self, states: _States) -> _States:
-        """The states themselves, or those of the least loss where a host's budget ends."""
+        """The states themselves, or few of them where a host's budget ends."""
         made = self._made(states)
         over = self.spent + made > self.budget
         if over.any():
@@ -191,7 +192,8 @@ class _Search:
             end = begin + len(states.half)
             for chosen in (pairs.one, pairs.other):
                 mine = chosen[(begin <= chosen) & (chosen < end)] - begin
-                self._follow(states.trail, mine, states.half[mine], states.step)
+                if len(mine):
+                    self._follow(states.trail, mine, states.half[mine], states.step)
             begin = end
 
     def _follow(self, trail: _Trail | None, state: Ints, half: Ints, step: int) -> None:
