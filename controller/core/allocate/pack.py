@@ -78,13 +78,14 @@ class Family:
         slot = np.arange(slots)[:, None]
         taken = slot < self.children[parents]
         child = np.where(taken, self._order[np.where(taken, self._first[parents] + slot, 0)], -1)
-        last = np.where(taken, (self.options - blocked)[child] - 1, 0)
-        entry = (self.forest.first[:-1] + blocked)[child] + np.minimum(
-            np.arange(bins)[:, None, None], last
-        )
-        entry = np.where(taken, entry, 0)
-        value = np.where(taken, worth[entry], 0)
-        level = np.where(taken, self.forest.level[entry], 0)
+        last = np.where(taken, (self.options - blocked)[child] - 1, 0)[:, :, None]
+        first = np.where(taken, (self.forest.first[:-1] + blocked)[child], 0)[:, :, None]
+        # Gathered child by child, as options lie in memory, and only then turned host-minor.
+        entry = first + np.minimum(np.arange(bins), last)
+        value, level = worth.take(entry), self.forest.level.take(entry)
+        if not bool(taken.all()):
+            value[~taken] = level[~taken] = 0
+        value, level = (np.ascontiguousarray(one.transpose(2, 0, 1)) for one in (value, level))
         return Packed(parents, child, Problem(value, _shared(level), capacity))
 
 
