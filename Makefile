@@ -19,13 +19,11 @@ test: setup  ## Sets up and runs all tests (minutes). ARGS="-k name" go to pytes
 	@env -u HRAPAQ_TORCH -u HRAPAQ_SYSTEM $(PYTHON_HERE) -m pytest $(ARGS)
 
 .PHONY: bench
-bench:  ## Prints tables of speed and size of this machine, beside CP-SAT, HiGHS and numba.
+bench:  ## Prints tables of speed and size, beside CP-SAT, HiGHS and numba. TRACES=DIR: real demand.
 	@deploy/setup.sh bench
-	@set -e; for script in tests/bench/bench_*.py; do echo "== $$script"; $(PYTHON_HERE) $$script; done
-
-.PHONY: fuzz
-fuzz: setup  ## A million random hosts and trees against an oracle. ARGS="--hosts 9999 --seed 2".
-	@$(PYTHON_HERE) tests/fuzz/fuzz_allocate.py $(ARGS)
+	@set -e; for script in tests/bench/bench_*.py; do \
+		case $$script in *allocate*) set -- $(if $(TRACES),--traces "$(TRACES)") ;; *) set -- ;; esac; \
+		echo "== $$script"; $(PYTHON_HERE) $$script "$$@"; done
 
 .PHONY: lint
 lint: setup  ## Formatting, lint, types, import contracts, generated parts: as CI checks them.

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,8 +70,14 @@ class Found:
     solve_s: list[float]
     cpu_s: list[float]
 
-    def words(self, seconds: Sequence[float]) -> str:
-        return f"{milli(statistics.mean(seconds))} mean, {milli(statistics.median(seconds))} median"
+    def first(self, count: int) -> "Found":
+        """The same for the first instances alone."""
+        lists = {name: getattr(self, name)[:count] for name in self.__slots__ if name != "version"}
+        return replace(self, **lists)
+
+    def words(self) -> str:
+        mean, median = statistics.mean(self.cpu_s), statistics.median(self.cpu_s)
+        return f"{milli(mean)} mean, {milli(median)} median"
 
     def count(self) -> str:
         return f"{sum(self.proven)}/{len(self.proven)} proven and equal"

@@ -3,7 +3,8 @@
 `python tests/bench/bench_allocate.py [--row host --row tree] [--quick] [--json FILE]
 [--traces DIR]`. Three tables: speed against CP-SAT, HiGHS and numba with equal optima asserted;
 the distance to what NumPy could do at best on this machine; what simpler rules lose on demand from
-real traces. The peers run in processes and an environment of their own, which `make bench` sets up.
+real traces (`make bench TRACES=DIR`). The peers run in processes and an environment of their own,
+which `make bench` sets up.
 """
 
 import argparse
@@ -27,6 +28,8 @@ def main() -> None:
     wanted = options.row or TABLES
     effort = QUICK if options.quick else Effort()
     say(machine())
+    if options.quick:
+        say("--quick: too few instances for the figures to mean anything")
     lines = speed(effort, [row for row in ROWS if row in wanted])
     floor = floor_table(effort) if "floor" in wanted else []
     quality = quality_table(options.traces, options.quick) if "quality" in wanted else []
