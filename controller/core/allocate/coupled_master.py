@@ -16,7 +16,6 @@ from controller.core.allocate.problem import Bools, Ints
 
 Floats = NDArray[np.float64]
 
-PIVOTS = 2  # per evaluation
 _TINY = 1e-12  # smaller entries are rounding, no pivots
 
 
@@ -47,6 +46,7 @@ class Master:
             self.share[row] = np.abs(left[resource])
             self.cost[row] = np.where(over[resource], -cap[resource], 0.0)
             self.capped[row] = np.where(over[resource], resource, -1)
+        self._settle()
 
     def add(self, worth: Ints, left: Ints) -> None:
         """A selection that may enter the basis."""
@@ -54,12 +54,13 @@ class Master:
         self.seen += 1
 
     def lowest(self, active: Bools) -> tuple[Floats, Floats]:
-        """(h,) a floor of the dual, and (r, h) the multipliers there, after some pivots."""
-        for _ in range(PIVOTS):
-            if not self._pivot(active):
-                break
-        height, lam = self._vertex()
-        return height, np.clip(lam, 0.0, self.cap)
+        """(h,) a floor of the dual, and (r, h) multipliers where it is, after one more pivot.
+
+        The floor is that of some of the planes, so it holds whether or not more pivots would
+        raise it; one per evaluation keeps up with the selections that come.
+        """
+        self._pivot(active)
+        return self.dual[0], np.clip(-self.dual[1:], 0.0, self.cap)
 
     def leans(self) -> Bools:
         """(r, h) whether the cap of a multiplier holds the lowest point up."""
@@ -72,39 +73,40 @@ class Master:
             self.cap = np.where(where, np.minimum(self.cap * 16.0, limit), self.cap)
             raised = -np.take_along_axis(self.cap, np.maximum(self.capped, 0), 0)
             self.cost = np.where(self.capped >= 0, raised, self.cost)
+            self._settle()
 
     def keep(self, hosts: Ints) -> None:
         """Go on with these hosts only."""
-        for name in ("cap", "worth", "left", "scale", "inverse", "share", "cost", "capped"):
+        for name in ("cap", "worth", "left", "scale", "inverse", "share", "cost", "capped", "dual"):
             setattr(self, name, getattr(self, name).take(hosts, axis=-1))
 
-    def _vertex(self) -> tuple[Floats, Floats]:
-        dual = self.cost[0] * self.inverse[0]
+    def _settle(self) -> None:
+        """The lowest point of the basis' planes: its height and, negative, its multipliers."""
+        self.dual = self.cost[0] * self.inverse[0]
         for row in range(1, len(self.cost)):
-            dual = dual + self.cost[row] * self.inverse[row]
-        return dual[0], -dual[1:]
+            self.dual = self.dual + self.cost[row] * self.inverse[row]
 
-    def _pivot(self, active: Bools) -> bool:
-        """Exchange one column of the basis per host; False where none can gain anything."""
-        height, lam = self._vertex()
-        gain = self._gains(height, lam)
+    def _pivot(self, active: Bools) -> None:
+        """Exchange one column of the basis per host, where that gains anything."""
+        host = np.arange(len(active))
+        gain = self._gains(self.dual[0], -self.dual[1:])
         entering = gain.argmax(axis=0)
-        go = active & (np.take_along_axis(gain, entering[None], 0)[0] > 0.25 + _TINY * abs(height))
+        go = active & (gain[entering, host] > 0.25 + _TINY * abs(self.dual[0]))
         if not go.any():
-            return False
+            return
         column, cost, capped = self._column(entering)
         step = self.inverse[:, 0] * column[0]
         for row in range(1, len(column)):
             step = step + self.inverse[:, row] * column[row]
         ratio = np.where(step > _TINY, self.share / np.where(step > _TINY, step, 1.0), np.inf)
         leaving = ratio.argmin(axis=0)
-        length = np.take_along_axis(ratio, leaving[None], 0)[0]
+        length = ratio[leaving, host]
         go &= np.isfinite(length)
-        self._exchange(go, leaving, np.where(go, length, 0.0), np.where(go, step, 0.0))
         swapped = (np.arange(len(column))[:, None] == leaving) & go
+        self._exchange(swapped, leaving, np.where(go, length, 0.0), np.where(go, step, 0.0))
         self.cost = np.where(swapped, cost, self.cost)
         self.capped = np.where(swapped, capped, self.capped)
-        return True
+        self._settle()
 
     def _gains(self, height: Floats, lam: Floats) -> Floats:
         """(selections seen + 2 r, h) by how much each column rises above the lowest point."""
@@ -130,11 +132,10 @@ class Master:
         cap = np.where(capped >= 0, -self.cap[np.maximum(capped, 0), host], 0.0)
         return column, np.where(selection, self.worth[place, host], cap), capped
 
-    def _exchange(self, go: Bools, leaving: Ints, length: Floats, step: Floats) -> None:
+    def _exchange(self, swapped: Bools, leaving: Ints, length: Floats, step: Floats) -> None:
+        """Bring the basis inverse and the shares up to date; a step of 0 changes nothing."""
         host = np.arange(len(leaving))
-        divisor = np.where(go, step[leaving, host], 1.0)
-        row = self.inverse[leaving, :, host].T / divisor
-        swapped = (np.arange(len(step))[:, None] == leaving) & go
-        share = np.maximum(self.share - step * length, 0.0)
-        self.share = np.where(swapped, length, share)
+        divisor = step[leaving, host]
+        row = self.inverse[leaving, :, host].T / np.where(divisor > 0, divisor, 1.0)
+        self.share = np.where(swapped, length, np.maximum(self.share - step * length, 0.0))
         self.inverse = np.where(swapped[:, None], row, self.inverse - step[:, None] * row)
