@@ -57,7 +57,7 @@ class PolicySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """MiB; default 100."""
     io_quantum_mib_per_s: Count = 1
     """MiB/s; default 1."""
-    bins_max: Annotated[int, Meta(ge=2, le=256)] = 32
+    bins_max: Annotated[int, Meta(ge=16, le=256)] = 32
     """Most candidate grants per VM and resource; default 32: more changes little and costs time."""
     waste: Weights = Weights(cpu=0.05, memory=0.15, io=0.05)
     """Cost of a unit that is granted and not used, against the worth 1 of one that is used."""
@@ -67,6 +67,9 @@ class PolicySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Quanta of use that a change must be worth at least; default 0.5, against restless limits."""
     drift: Share = 0.02
     """Cost per unit by which a limit changes; default 0.02."""
+    floor_tolerance: Share = 0.02
+    """Share by which a limit may be below what a violation budget asks for and stay; default 0.02,
+    finer than forecasts are. Without it limits follow every breath of them."""
     memory_margin_mib: Amount = 64
     """MiB above the working set that a shrink leaves (I3); default 64."""
     memory_margin_share: Share = 0.05
@@ -276,6 +279,7 @@ def _to_policy(settings: ControllerSettings) -> Policy:
         short=(knobs.short.cpu, knobs.short.memory, knobs.short.io),
         move_quanta=knobs.move_quanta,
         drift=knobs.drift,
+        floor_tolerance=knobs.floor_tolerance,
         memory_margin_bytes=knobs.memory_margin_mib * MIB,
         memory_margin_share=knobs.memory_margin_share,
         memory_cache_share=knobs.memory_cache_share,

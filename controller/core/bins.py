@@ -74,7 +74,8 @@ def _demand(snapshot: Snapshot, forecast: Forecast, policy: Policy) -> Floats:
     stale = (forecast.age_ns == MISSING) | (forecast.age_ns > policy.forecast_age_ns_max)
     quantile[stale] = np.nan
     memory = Resource.MEMORY
-    quantile[:, memory] += policy.margin_bytes(snapshot.limit[:, memory])[:, None]
+    # Whatever the present limit is: what a grant must be must not follow from what it was.
+    quantile[:, memory] = policy.with_margin(quantile[:, memory])
     return quantile
 
 
@@ -110,7 +111,10 @@ def _needed(
     lowest: Ints,
     highest: Ints,
 ) -> Ints:
-    """Lowest whole-quantum amount with P(demand > amount) <= violation budget, within range."""
+    """Lowest whole-quantum amount with P(demand > amount) <= violation budget, within range.
+
+    Or the present limit, where it is so little below that forecasts do not tell them apart.
+    """
     wanted = 1.0 - snapshot.violation_ppm / 1e6
     place = np.clip(np.searchsorted(probability, wanted), 1, len(probability) - 1)
     below, above = probability[place - 1], probability[place]
@@ -119,7 +123,8 @@ def _needed(
     left, right = quantile[rows, :, place - 1], quantile[rows, :, place]
     amount = np.nan_to_num(left + (right - left) * share)
     needed = _ceil(np.ceil(amount).astype(np.int64), np.array(policy.quantum))
-    return np.clip(needed, lowest, highest)
+    enough = (snapshot.limit < needed) & (amount * (1 - policy.floor_tolerance) <= snapshot.limit)
+    return np.clip(np.where(enough, snapshot.limit, needed), lowest, highest)
 
 
 def _grid(

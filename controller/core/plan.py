@@ -108,14 +108,12 @@ def _why(
     now = int(snapshot.limit[machine, resource])
     quantile = forecast.quantile[machine, resource]
     p50, p95 = (float(np.interp(p, forecast.probability, quantile)) for p in (0.5, 0.95))
-    margin = 0
-    if resource is Resource.MEMORY:
-        margin = int(policy.margin_bytes(snapshot.limit[machine : machine + 1, resource])[0])
     demand = (
         f"demand p50 {amount_text(resource, round(p50))}, p95 {amount_text(resource, round(p95))}"
     )
-    if margin:
-        demand += f" + {amount_text(resource, margin)} margin"
+    if resource is Resource.MEMORY:
+        margin = float(policy.with_margin(np.array(p95))) - p95
+        demand += f" + {amount_text(resource, round(margin))} margin"
     if then > now:
         needed = int(bins.needed[machine, resource])
         word = "needs" if then <= needed else "is worth"

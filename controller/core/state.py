@@ -129,6 +129,7 @@ class Policy:
     short: tuple[float, float, float] = (2.0, 4.0, 1.0)  # per unit needed and not granted
     move_quanta: float = 0.5  # a change at all costs as much as this many quanta of use
     drift: float = 0.02  # per unit that a limit changes
+    floor_tolerance: float = 0.02  # a limit this share below what is asked for is left as enough
     memory_margin_bytes: int = 64 * MIB  # above the working set (I3)
     memory_margin_share: float = 0.05  # or this share of the limit, whichever is more
     memory_cache_share: float = 0.05  # of the limit, what a step may take of the cache (I4)
@@ -145,6 +146,11 @@ class Policy:
         """What must stay above a VM's working set, by its limit; bytes, shape of `limit`."""
         share = (np.maximum(limit, 0) * self.memory_margin_share).astype(np.int64)
         return np.maximum(share, self.memory_margin_bytes)
+
+    def with_margin(self, demand: Floats) -> Floats:
+        """The least limits that hold this demand and their own margin; bytes, shape of `demand`."""
+        by_share = demand / (1.0 - self.memory_margin_share)
+        return np.maximum(demand + self.memory_margin_bytes, by_share)
 
 
 @dataclass(frozen=True, slots=True)
