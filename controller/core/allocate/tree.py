@@ -21,11 +21,9 @@ from controller.core.allocate.problem import (
     Status,
     root_of,
 )
+from controller.core.allocate.rows import alike, best_within, least_of, room_of
 from controller.core.allocate.solve import BUDGET, solve
-from controller.core.allocate.windows import Core, core_rows
 
-HOSTS_AT_ONCE = 128
-CELLS_AT_ONCE = 1 << 20  # of rows; bounds the memory
 ROW_WORK_MOST = 1 << 28  # about a quarter of a second
 
 
@@ -79,9 +77,9 @@ class _Solving:
         for batch, bins, slots in self.family.batches(self._possible(parents), self.blocked):
             widest = self.room[self.forest.first[batch + 1] - 1]
             packed = self._pack(batch, bins, slots, widest)
-            room = _room(packed[0].problem)
+            room = room_of(packed[0].problem)
             wide = bins * slots * (room + 1) > self.row_work
-            for hosts in _alike(room, np.flatnonzero(~wide)):
+            for hosts in alike(packed[0].problem, room, np.flatnonzero(~wide)):
                 self._by_rows(batch[hosts], [one.problem.of(hosts) for one in packed])
             for host in np.flatnonzero(wide).tolist():
                 self._by_size(
@@ -109,10 +107,10 @@ class _Solving:
         option = ranges(self.forest.first[parents], self.family.options[parents])
         guests = []
         for problem in problems:
-            core, least = _whole(problem), _least(problem)
-            room = self.room[option] - least[host]
-            rows = core_rows(core)[host, np.clip(room, 0, core.room[host])]
-            guests.append(rows + problem.value[0].sum(axis=0)[host])
+            room = self.room[option] - least_of(problem)[host]
+            state = np.clip(room, 0, room_of(problem)[host])
+            base = problem.value[0].sum(axis=0, dtype=np.int64)
+            guests.append(best_within(problem)[state, host] + base[host])
         self._add(option, room >= 0, guests[0], guests[-1])
         self.blocked[parents] = np.bincount(host[room < 0], minlength=parents.size)
 
@@ -172,42 +170,3 @@ class _Solving:
         value = np.zeros(self.forest.parent.size, dtype=np.int64)
         np.add.at(value, root[chosen], self.forest.value[own[chosen]])
         return value[roots]
-
-
-def _least(problem: Problem) -> Ints:
-    """(h,) quanta that the children take at least."""
-    least = np.broadcast_to(problem.level[0], problem.value.shape[1:])
-    return np.asarray(least.sum(axis=0), dtype=np.int64)
-
-
-def _room(problem: Problem) -> Ints:
-    """(h,) quanta that they can take beyond that."""
-    most = np.broadcast_to(problem.level[-1], problem.value.shape[1:]).sum(axis=0)
-    least = _least(problem)
-    return np.asarray(np.clip(problem.capacity - least, 0, most - least))
-
-
-def _whole(problem: Problem) -> Core:
-    """The programme over everything that the children can take beyond the least."""
-    level = np.broadcast_to(problem.level, problem.value.shape).transpose(1, 0, 2)
-    value = problem.value.transpose(1, 0, 2)
-    weight, gain = level - level[:, :1], value - value[:, :1]
-    repeated = (weight[:, 1:] == weight[:, :-1]) & (gain[:, 1:] == gain[:, :-1])
-    gain[:, 1:][repeated] = NOTHING
-    room = _room(problem)
-    return Core(weight, gain, room, room)
-
-
-def _alike(room: Ints, hosts: Ints) -> list[Ints]:
-    """Hosts of like room together, so that rows are little padded, and few enough at once."""
-    hosts = hosts[np.argsort(room[hosts], kind="stable")]
-    found, start = [], 0
-    while start < hosts.size:
-        size = HOSTS_AT_ONCE
-        while (
-            size > 1 and 6 * size * int(room[hosts[start : start + size][-1]] + 1) > CELLS_AT_ONCE
-        ):
-            size //= 2
-        found.append(hosts[start : start + size])
-        start += size
-    return found
