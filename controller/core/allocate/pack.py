@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import DTypeLike
 
-from controller.core.allocate.problem import AnyInts, Forest, Ints, Problem
+from controller.core.allocate.problem import LEVEL_MAX, AnyInts, Forest, Ints, Problem
 
 ENTRIES_AT_ONCE = 1 << 20  # of a problem's values; bounds the memory
+ENTRIES_IN_CACHE = 1 << 13  # turned around at once
+_BITS = 8  # more than the logarithm of a number of options needs
 # Numbers of slots, a quarter apart.
 _SLOTS = np.unique(np.ceil(1.25 ** np.arange(100))).astype(np.int64)
 
@@ -31,12 +35,13 @@ class Family:
 
     def __init__(self, forest: Forest) -> None:
         self.forest = forest
-        nodes = np.arange(forest.parent.size)
+        nodes = forest.parent.size
         self._order = np.argsort(forest.parent, kind="stable")
-        ordered = forest.parent[self._order]
-        self._first = np.searchsorted(ordered, nodes, side="left")
-        self.children = np.searchsorted(ordered, nodes, side="right") - self._first  # (m,) how many
+        self.children = np.bincount(forest.parent + 1, minlength=nodes + 1)[1:]  # (m,) how many
+        self._first = forest.roots.size + np.cumsum(self.children) - self.children
         self.options = np.diff(forest.first)  # (m,) how many
+        last = forest.level[forest.first[1:][self.options > 0] - 1]
+        self._level_type = np.int32 if last.max(initial=0) <= LEVEL_MAX else np.int64
 
     def below(self, parents: Ints) -> Ints:
         """The children of all these parents, parent by parent."""
@@ -64,29 +69,82 @@ class Family:
         most = np.maximum.reduceat(options, starts)
         bits = np.ceil(np.log2(np.maximum(most, 1))).astype(np.int64)
         slots = _SLOTS[np.searchsorted(_SLOTS, self.children[parents])]
-        for key in np.unique(np.stack([bits, slots]), axis=1).T:
-            chosen = np.flatnonzero((bits == key[0]) & (slots == key[1]))
-            bins, width = int(most[chosen].max()), int(key[1])
+        shape = (slots << _BITS) + bits
+        for key in np.unique(shape):
+            chosen = np.flatnonzero(shape == key)
+            bins, width = int(most[chosen].max()), int(slots[chosen[0]])
             size = max(1, ENTRIES_AT_ONCE // (bins * width))
             for start in range(0, chosen.size, size):
                 yield parents[chosen[start : start + size]], bins, width
 
     def pack(
-        self, parents: Ints, bins: int, slots: int, worth: Ints, blocked: Ints, capacity: Ints
+        self, parents: Ints, bins: int, slots: int, worth: AnyInts, blocked: Ints, capacity: Ints
     ) -> Packed:
         """The children's options with their worth (o,), within the parents' capacities (h,)."""
         slot = np.arange(slots)[:, None]
         taken = slot < self.children[parents]
         child = np.where(taken, self._order[np.where(taken, self._first[parents] + slot, 0)], -1)
-        last = np.where(taken, (self.options - blocked)[child] - 1, 0)[:, :, None]
-        first = np.where(taken, (self.forest.first[:-1] + blocked)[child], 0)[:, :, None]
-        # Gathered child by child, as options lie in memory, and only then turned host-minor.
-        entry = first + np.minimum(np.arange(bins), last)
-        value, level = worth.take(entry), self.forest.level.take(entry)
-        if not bool(taken.all()):
-            value[~taken] = level[~taken] = 0
-        value, level = (np.ascontiguousarray(one.transpose(2, 0, 1)) for one in (value, level))
-        return Packed(parents, child, Problem(value, _shared(level), capacity))
+        places = _Places(
+            first=np.where(taken, (self.forest.first[:-1] + blocked)[child], 0),
+            options=np.where(taken, (self.options - blocked)[child], 0),
+            bins=bins,
+        )
+        level = places.shared(self.forest.level)
+        if level is None:
+            level = places.host_minor(self.forest.level, self._level_type)
+        problem = Problem(places.host_minor(worth, worth.dtype), level, capacity)
+        return Packed(parents, child, problem)
+
+
+class _Places:
+    """Where the options of some parents' children lie: n slots, h hosts, b bins."""
+
+    def __init__(self, first: Ints, options: Ints, bins: int) -> None:
+        self.first, self.options, self.bins = first, options, bins  # (n, h), 0 options: no child
+
+    def host_minor(self, table: AnyInts, dtype: DTypeLike) -> AnyInts:
+        """(b, n, h) of a table (o,), turned piece by piece while it is in the nearest cache."""
+        slots, hosts = self.first.shape
+        turned = np.empty((self.bins, slots, hosts), dtype=dtype)
+        for some, piece in self._pieces(table):
+            turned[:, :, some] = piece.transpose(2, 0, 1)
+        return turned
+
+    def shared(self, table: AnyInts) -> AnyInts | None:
+        """(b, n, 1) where all hosts have the same, else None.
+
+        Never one for all slots as well: that could be an even grid, solved in another way, and then
+        the neighbours would decide which of equal solutions a host gets.
+        """
+        first = None
+        for _, piece in self._pieces(table):
+            first = piece[:, :1].copy() if first is None else first
+            if not bool((piece == first).all()):
+                return None
+        return None if first is None else np.ascontiguousarray(first.transpose(2, 0, 1))
+
+    def _pieces(self, table: AnyInts) -> Iterator[tuple[slice, AnyInts]]:
+        """(n, some hosts, b) at a time. Options of a child lie side by side: no index for each."""
+        slots, hosts = self.first.shape
+        stretches = sliding_window_view(table, self.bins)
+        size = max(1, ENTRIES_IN_CACHE // (self.bins * slots))
+        short = bool((self.options < self.bins).any())
+        for start in range(0, hosts, size):
+            some = slice(start, start + size)
+            first = self.first[:, some]
+            piece = stretches[np.minimum(first, len(stretches) - 1)]
+            if short:
+                self._pad(piece, table, first, self.options[:, some])
+            yield some, piece
+
+    def _pad(self, piece: AnyInts, table: AnyInts, first: Ints, options: Ints) -> None:
+        """Repeats the last option of a child that has fewer; nothing where there is no child."""
+        bins = np.arange(self.bins)
+        beyond = first > table.size - self.bins  # its stretch would have ended after the table
+        if beyond.any():
+            piece[beyond] = table[np.minimum(first[beyond][:, None] + bins, table.size - 1)]
+        last = np.where(options > 0, table[np.maximum(first + options - 1, 0)], 0)
+        np.copyto(piece, last[:, :, None], where=bins >= options[:, :, None])
 
 
 def ranges(first: Ints, count: Ints) -> Ints:
@@ -94,12 +152,3 @@ def ranges(first: Ints, count: Ints) -> Ints:
     ends = np.cumsum(count)
     total = int(ends[-1]) if ends.size else 0
     return np.asarray(np.arange(total) + np.repeat(first - (ends - count), count), dtype=np.int64)
-
-
-def _shared(level: AnyInts) -> AnyInts:
-    """One table for all hosts where they have the same.
-
-    Never one for all slots as well: that could be an even grid, solved in another way, and then the
-    neighbours would decide which of equal solutions a host gets.
-    """
-    return level[:, :, :1].copy() if bool((level == level[:, :, :1]).all()) else level

@@ -14,7 +14,7 @@ from controller.core.allocate.windows import WIDE, Core, core_rows
 HOSTS_AT_ONCE = 128
 HOSTS_SHARED = 512  # long slices, while three arrays of some hundred states fit the cache
 CELLS_AT_ONCE = 1 << 20  # of rows; bounds the memory
-_NARROW = 1 << 30  # sums of gains below it take 32 bits
+NARROW = 1 << 30  # sums of values below it take 32 bits
 
 
 def best_within(problem: Problem) -> AnyInts:
@@ -38,7 +38,7 @@ def room_of(problem: Problem) -> Ints:
     return np.asarray(np.clip(problem.capacity - least, 0, most - least))
 
 
-def alike(problem: Problem, room: Ints, hosts: Ints) -> list[Ints]:
+def alike(problem: Problem, room: Ints, hosts: Ints) -> list[Ints | slice]:
     """Hosts of like room together, so that rows are little padded, and few enough at once."""
     hosts = hosts[np.argsort(room[hosts], kind="stable")]
     most = HOSTS_SHARED if problem.level.shape[2] == 1 else HOSTS_AT_ONCE
@@ -49,9 +49,16 @@ def alike(problem: Problem, room: Ints, hosts: Ints) -> list[Ints]:
             size > 1 and 6 * size * int(room[hosts[start : start + size][-1]] + 1) > CELLS_AT_ONCE
         ):
             size //= 2
-        found.append(hosts[start : start + size])
+        found.append(_run(hosts[start : start + size]))
         start += size
     return found
+
+
+def _run(places: Ints) -> Ints | slice:
+    """As a slice, which copies nothing, where they follow one another."""
+    start = int(places[0])
+    stop = start + places.size
+    return slice(start, stop) if (places == np.arange(start, stop)).all() else places
 
 
 def _side_by_side(problem: Problem) -> AnyInts:
@@ -60,8 +67,8 @@ def _side_by_side(problem: Problem) -> AnyInts:
     gain = _gains(problem.value)
     weight = np.broadcast_to(problem.level - problem.level[:1], (bins, slots, 1))[:, :, 0].T
     states = int(room_of(problem).max()) + 1
-    before, after, moved = (np.zeros((states, hosts), dtype=gain.dtype) for _ in range(3))
-    reach = 1  # states in use; beyond them nothing is gained
+    before, after, moved = (np.empty((states, hosts), dtype=gain.dtype) for _ in range(3))
+    before[0], reach = 0, 1  # states in use; beyond them nothing is gained
     for slot, weights in enumerate(weight.tolist()):
         reached = min(states, reach + weights[-1])
         after[:reach] = before[:reach]
@@ -75,14 +82,16 @@ def _side_by_side(problem: Problem) -> AnyInts:
             np.maximum(part, moved[:size], out=part)
         before, after, reach = after, before, reached
     before[reach:] = before[reach - 1]
-    return np.maximum.accumulate(before, axis=0)
+    for state in range(1, states):  # faster than an accumulation along the first axis
+        np.maximum(before[state], before[state - 1], out=before[state])
+    return before
 
 
 def _gains(value: AnyInts) -> AnyInts:
     """(b, n, h) above the first bin, contiguous, as narrow as their sums allow."""
-    gain = value.astype(np.int64, order="C") - value[:1]
-    most = np.abs(gain).max(axis=0).sum(axis=0)
-    return gain.astype(np.int32, order="C") if bool((most < _NARROW).all()) else gain
+    most = (int(value.max()) - int(value.min())) * value.shape[1]
+    dtype = np.int32 if most < NARROW else np.int64
+    return np.subtract(value, value[:1], dtype=dtype, order="C", casting="same_kind")
 
 
 def _whole(problem: Problem) -> Core:

@@ -11,6 +11,7 @@ import numpy as np
 from controller.core.allocate.pack import Family, Packed, ranges
 from controller.core.allocate.problem import (
     NOTHING,
+    AnyInts,
     Bools,
     Bytes,
     Forest,
@@ -21,7 +22,7 @@ from controller.core.allocate.problem import (
     Status,
     root_of,
 )
-from controller.core.allocate.rows import alike, best_within, least_of, room_of
+from controller.core.allocate.rows import NARROW, alike, best_within, least_of, room_of
 from controller.core.allocate.solve import BUDGET, solve
 
 ROW_WORK_MOST = 1 << 28  # about a quarter of a second
@@ -43,9 +44,9 @@ class _Solving:
         nodes = forest.parent.size
         self.forest, self.budget, self.row_work = forest, budget, row_work
         self.family = Family(forest)
-        self.room = forest.rooms()
         # Per option: what it is worth with guests at their best, found and at most.
-        self.worth = forest.value.astype(np.int64, copy=True)
+        self.root = root_of(forest.parent)
+        self.worth: AnyInts = forest.value.astype(_width(forest, self.root), copy=True)
         self.most = self.worth
         self.blocked = np.zeros(nodes, dtype=np.int64)  # first options that hold too little
         self.option = np.full(nodes, -1, dtype=np.int64)
@@ -75,7 +76,7 @@ class _Solving:
         """Gives the parents' own options the best that their children make of them."""
         self.blocked[parents] = self.family.options[parents]  # until shown otherwise
         for batch, bins, slots in self.family.batches(self._possible(parents), self.blocked):
-            widest = self.room[self.forest.first[batch + 1] - 1]
+            widest = self._room(self.forest.first[batch + 1] - 1, batch)
             packed = self._pack(batch, bins, slots, widest)
             room = room_of(packed[0].problem)
             wide = bins * slots * (room + 1) > self.row_work
@@ -85,6 +86,12 @@ class _Solving:
                 self._by_size(
                     int(batch[host]), [one.problem.of(slice(host, host + 1)) for one in packed]
                 )
+
+    def _room(self, option: Ints, node: Ints) -> Ints:
+        """Quanta that options of these nodes leave to the children."""
+        if self.forest.room is not None:
+            return self.forest.room[option]
+        return self.forest.level[option] - self.forest.overhead[node]
 
     def _pack(self, batch: Ints, bins: int, slots: int, capacity: Ints) -> list[Packed]:
         """With what was found for each child, and, where that differs, with what is possible."""
@@ -107,7 +114,7 @@ class _Solving:
         option = ranges(self.forest.first[parents], self.family.options[parents])
         guests = []
         for problem in problems:
-            room = self.room[option] - least_of(problem)[host]
+            room = self._room(option, parents[host]) - least_of(problem)[host]
             state = np.clip(room, 0, room_of(problem)[host])
             base = problem.value[0].sum(axis=0, dtype=np.int64)
             guests.append(best_within(problem)[state, host] + base[host])
@@ -117,7 +124,7 @@ class _Solving:
     def _by_size(self, parent: int, problems: list[Problem]) -> None:
         """One size after the other, where a row would be too long; proven within the budget."""
         option = np.arange(self.forest.first[parent], self.forest.first[parent + 1])
-        room = self.room[option]
+        room = self._room(option, np.full(option.size, parent))
         alone = [one.of(np.zeros(option.size, dtype=np.int64)) for one in problems]
         found = [solve(Problem(one.value, one.level, room), budget=self.budget) for one in alone]
         fits = found[0].status != Status.INFEASIBLE
@@ -150,7 +157,7 @@ class _Solving:
     def _down(self, parents: Ints) -> None:
         """Hands the parents' levels to their children."""
         for batch, bins, slots in self.family.batches(parents, self.blocked):
-            room = self.room[self.forest.first[batch] + self.option[batch]]
+            room = self._room(self.forest.first[batch] + self.option[batch], batch)
             packed = self._pack(batch, bins, slots, room)[0]
             self._place(packed, solve(packed.problem, budget=self.budget))
 
@@ -164,9 +171,16 @@ class _Solving:
 
     def _values(self, roots: Ints) -> Ints:
         """What the chosen options are worth, tree by tree."""
-        root = root_of(self.forest.parent)
         own = np.where(self.option >= 0, self.option, 0) + self.forest.first[:-1]
         chosen = np.flatnonzero(self.option >= 0)
         value = np.zeros(self.forest.parent.size, dtype=np.int64)
-        np.add.at(value, root[chosen], self.forest.value[own[chosen]])
+        np.add.at(value, self.root[chosen], self.forest.value[own[chosen]])
         return value[roots]
+
+
+def _width(forest: Forest, root: Ints) -> type[np.int32 | np.int64]:
+    """Integers that hold what any option is worth with all that is below it."""
+    if not forest.value.size:
+        return np.int64
+    most = max(int(forest.value.max()), -int(forest.value.min()))
+    return np.int32 if most * int(np.bincount(root).max()) < NARROW else np.int64
