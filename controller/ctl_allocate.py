@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from controller.core.allocate.instance import Instance
+    from controller.core.allocate.coupled_forest import CoupledForest, CoupledForestSolution
+    from controller.core.allocate.instance import CoupledInstance, Instance
+    from controller.core.allocate.problem import Forest, ForestSolution
     from controller.core.allocate.whatif import Explanation, OneMore
 
 EXIT_INFEASIBLE = 3
@@ -27,8 +29,8 @@ INDENT_MAX = 12  # levels of nesting that a table still shows
     "--budget",
     type=click.IntRange(1, 1 << 60),
     metavar="N",
-    help="Cap on the solver's work per host, in cells times options: the best found, and a bound "
-    "on what is better.",
+    help="Cap on the solver's work per host, in cells times options (where capacities are lists: "
+    "in partial choices): the best found, and a bound on what is better.",
 )
 def allocate(source: str, *, target: str | None, asked: str | None, budget: int | None) -> None:
     """Finds the best levels for a tree of machines in FILE; asks no controller.
@@ -36,24 +38,16 @@ def allocate(source: str, *, target: str | None, asked: str | None, budget: int 
     Exit code 3 when no choice of levels fits: the answer then names the fewest machines that must
     take less than they can. The form of FILE: README, "What if".
     """
-    from controller.core.allocate.answer import answer
-    from controller.core.allocate.problem import Forest, ForestSolution, ProblemError
-    from controller.core.allocate.solve import BUDGET
-    from controller.core.allocate.tree import solve_tree
-    from controller.core.allocate.whatif import explain
-
-    def solver(forest: Forest) -> ForestSolution:
-        return solve_tree(forest, budget=BUDGET if budget is None else budget)
+    from controller.core.allocate.problem import ProblemError
 
     instance = _read(source)
     node = None if asked is None else _node(instance, asked)
     try:
-        told = answer(instance, solver(instance.forest))
-        explanation = None if node is None else explain(instance, node, solver)
+        solution, told, explanation = _solved(instance, node, budget)
     except ProblemError as error:  # numbers that are too large only together
         raise click.BadParameter(f"{source}: {error}", param_hint="--instance") from error
     if target is None:
-        _show(instance, told)
+        _show(instance, solution, told)
         if explanation is not None:
             _show_explanation(explanation)
     else:
@@ -62,7 +56,35 @@ def allocate(source: str, *, target: str | None, asked: str | None, budget: int 
         sys.exit(EXIT_INFEASIBLE)
 
 
-def _read(source: str) -> "Instance":
+def _solved(
+    instance: "Instance | CoupledInstance", node: int | None, budget: int | None
+) -> "tuple[ForestSolution | CoupledForestSolution, dict[str, object], Explanation | None]":
+    """Solution, answer, and why `node` takes what it takes."""
+    from controller.core.allocate import coupled, solve
+    from controller.core.allocate.answer import answer
+    from controller.core.allocate.coupled_answer import answer_coupled
+    from controller.core.allocate.coupled_forest import solve_coupled_forest
+    from controller.core.allocate.coupled_whatif import explain_coupled
+    from controller.core.allocate.instance import CoupledInstance
+    from controller.core.allocate.tree import solve_tree
+    from controller.core.allocate.whatif import explain
+
+    def joint(forest: "CoupledForest") -> "CoupledForestSolution":
+        return solve_coupled_forest(forest, budget=budget or coupled.BUDGET)
+
+    def single(forest: "Forest") -> "ForestSolution":
+        return solve_tree(forest, budget=budget or solve.BUDGET)
+
+    if isinstance(instance, CoupledInstance):
+        chosen = joint(instance.forest)
+        explained = None if node is None else explain_coupled(instance, node, joint)
+        return chosen, answer_coupled(instance, chosen), explained
+    solution = single(instance.forest)
+    explanation = None if node is None else explain(instance, node, single)
+    return solution, answer(instance, solution), explanation
+
+
+def _read(source: str) -> "Instance | CoupledInstance":
     """The instance; a usage error with what is wrong where."""
     from controller.core.allocate.instance import FILE_BYTES_MAX, parse
     from controller.core.allocate.problem import ProblemError
@@ -81,7 +103,7 @@ def _read(source: str) -> "Instance":
         raise click.BadParameter(f"{source}: {error}", param_hint="--instance") from error
 
 
-def _node(instance: "Instance", asked: str) -> int:
+def _node(instance: "Instance | CoupledInstance", asked: str) -> int:
     """Its place; a usage error with the closest name, or for a root."""
     from difflib import get_close_matches
 
@@ -114,7 +136,11 @@ def _write(told: dict[str, object], explanation: "Explanation | None", target: s
         raise Complaint(f"{target}: cannot be written: {error.strerror}", exit_code=2) from error
 
 
-def _show(instance: "Instance", told: "Mapping[str, object]") -> None:
+def _show(
+    instance: "Instance | CoupledInstance",
+    solution: "ForestSolution | CoupledForestSolution",
+    told: "Mapping[str, object]",
+) -> None:
     """The answer as a table of nodes, children below their parents."""
     from rich.markup import escape
 
@@ -123,7 +149,7 @@ def _show(instance: "Instance", told: "Mapping[str, object]") -> None:
     out = console()
     status = str(told["status"])
     style = {"optimal": "green", "budget": "yellow"}.get(status, "red bold")
-    worth = f", worth {told['value']}" if status != "infeasible" else ""
+    worth = f", worth {told['value']}" if told["value"] is not None else ""
     bound = f", at most {told['bound']} is possible" if status == "budget" else ""
     out.print(f"[{style}]{status}[/]{worth}{bound}")
     for name, tree in _objects(told["trees"]).items():
@@ -131,15 +157,14 @@ def _show(instance: "Instance", told: "Mapping[str, object]") -> None:
             out.print(f"  [red]{escape(name)}[/]: {escape(str(_objects(tree)['why']))}")
     shown = _table("node", ">level", ">worth", ">one more quantum")
     levels, prices = _objects(told["levels"]), _objects(told["prices"])
-    own = _own_values(instance, levels)
+    own = _own_values(instance, solution)
     for place, depth in _from_top(instance):
         name = instance.ids[place]
-        price = prices.get(name)
         shown.add_row(
             "  " * min(depth, INDENT_MAX) + escape(name),
-            str(levels.get(name, "")),
+            _amounts(levels.get(name)),
             own.get(name, ""),
-            f"{price:.3f}" if isinstance(price, float) else "",
+            _amounts(prices.get(name)),
         )
     out.print(shown)
 
@@ -160,18 +185,27 @@ def _objects(value: object) -> "dict[str, object]":
     return value
 
 
-def _own_values(instance: "Instance", levels: "Mapping[str, object]") -> dict[str, str]:
-    forest = instance.forest
-    own = {}
-    for place, name in enumerate(instance.ids):
-        if name in levels:
-            first, end = forest.first[place : place + 2].tolist()
-            option = forest.level[first:end].tolist().index(levels[name])
-            own[name] = str(int(forest.value[first + option]))
-    return own
+def _amounts(value: object) -> str:
+    """A level or a price, or those of each resource."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_amounts, value))
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _from_top(instance: "Instance") -> list[tuple[int, int]]:
+def _own_values(
+    instance: "Instance | CoupledInstance", solution: "ForestSolution | CoupledForestSolution"
+) -> dict[str, str]:
+    forest, option = instance.forest, solution.option.tolist()
+    return {
+        name: str(int(forest.value[forest.first[place] + option[place]]))
+        for place, name in enumerate(instance.ids)
+        if option[place] >= 0
+    }
+
+
+def _from_top(instance: "Instance | CoupledInstance") -> list[tuple[int, int]]:
     """Places in the order of reading with their depth."""
     below: dict[int, list[int]] = {}
     for place, parent in enumerate(instance.forest.parent.tolist()):
@@ -193,22 +227,27 @@ def _show_explanation(explanation: "Explanation") -> None:
     out = console()
     out.print(f"\n[bold]{escape(explanation.id)}[/]: {escape(explanation.why)}")
     for more in explanation.one_more_quantum:
-        out.print(f"one more quantum at {escape(more.id)} {_effect(more)}")
+        resource = getattr(more, "resource", None)
+        what = "quantum" if resource is None else f"quantum of resource {resource}"
+        out.print(f"one more {what} at {escape(more.id)} {_effect(more)}")
     shown = _table(">level", ">worth", ">whole tree", ">loss", "")
     for option in explanation.options:
         word = "[bold green]chosen[/]" if option.chosen else ""
         if option.total is None:
-            word = "[dim]does not fit[/]"
+            unknown = option.status == "budget"
+            word = "none found" if unknown else "[dim]does not fit[/]"
         elif option.level == explanation.runner_up:
             word = "runner-up"
-        if option.status == "budget":
+        if option.status == "budget" and option.total is not None:
             word += " [yellow](best found)[/]"
         numbers = (option.level, option.value, option.total, option.loss)
-        shown.add_row(*("" if number is None else str(number) for number in numbers), word)
+        shown.add_row(*map(_amounts, numbers), word)
     out.print(shown)
 
 
 def _effect(more: "OneMore") -> str:
+    if more.fits is None:
+        return "may be enough or not: nothing was found within the budget"
     if more.worth is None:
         return "would make all fit" if more.fits else "would not be enough"
     price = "" if more.price is None else f" (shadow price {more.price:.3f})"

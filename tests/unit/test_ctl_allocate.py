@@ -1,7 +1,9 @@
 """`hrapaq allocate`: files in, answers and exit codes out; explanations against the oracle."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import allocate_oracle as oracle
 import numpy as np
@@ -84,6 +86,15 @@ def test_what_no_relaxing_helps_says_so(allocate):
     told = json.loads(done.stdout)
     assert done.exit_code == 3 and told["relax"] == []
     assert "h0 cannot hold the overheads" in told["trees"]["h0"]["why"]
+
+
+def test_the_files_that_the_readme_shows_are_solved():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    shown = re.findall(r"```json\n(\{\"version\".*?)```", readme, re.DOTALL)
+    assert len(shown) == 2, "one tree, and one whose capacities are lists"
+    for text in shown:
+        done = CliRunner().invoke(cli, ["allocate", "--instance", "-"], input=text)
+        assert done.exit_code == 0 and done.stdout.startswith("optimal"), done.output
 
 
 def test_the_table(allocate):

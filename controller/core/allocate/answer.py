@@ -1,7 +1,16 @@
 """A solution under the names of its instance, as plain values; with what stands in the way."""
 
+from collections.abc import Mapping, Sequence
+
 from controller.core.allocate.instance import VERSION, Instance
-from controller.core.allocate.problem import Forest, ForestSolution, Ints, Status
+from controller.core.allocate.problem import (
+    NOTHING,
+    Bytes,
+    Forest,
+    ForestSolution,
+    Ints,
+    Status,
+)
 from controller.core.allocate.relax import Relaxation, relaxations
 
 WORDS = {
@@ -21,24 +30,10 @@ def answer(instance: Instance, solution: ForestSolution) -> dict[str, object]:
     nodes that must take less than they can, with levels at which all fits.
     """
     roots: Ints = instance.forest.roots
-    words = [WORDS[Status(int(status))] for status in solution.status]
-    status = next(word for word in WORST_FIRST if word in words)
-    whole = status != "infeasible"
-    told: dict[str, object] = {
-        "version": VERSION,
-        "status": status,
-        "value": sum(solution.value.tolist()) if whole else None,
-        "bound": sum(solution.bound.tolist()) if whole else None,
-        "levels": _levels(instance, solution),
-        "prices": _prices(instance, solution),
-    }
-    trees = {
-        instance.ids[root]: _tree(word, int(value), int(bound))
-        for root, word, value, bound in zip(
-            roots, words, solution.value, solution.bound, strict=True
-        )
-    }
-    if not whole:
+    names = [instance.ids[root] for root in roots]
+    trees = to_trees(names, solution.value, solution.bound, solution.status)
+    told = to_document(trees, _levels(instance, solution), _prices(instance, solution))
+    if told["status"] == "infeasible":
         found = relaxations(instance.forest, roots[solution.status == Status.INFEASIBLE])
         for each in found:
             trees[instance.ids[each.root]]["why"] = why_infeasible(instance, each)
@@ -46,9 +41,41 @@ def answer(instance: Instance, solution: ForestSolution) -> dict[str, object]:
     return {**told, "trees": trees}
 
 
-def _tree(word: str, value: int, bound: int) -> dict[str, object]:
-    there = word != "infeasible"
-    return {"status": word, "value": value if there else None, "bound": bound if there else None}
+def to_trees(
+    names: Sequence[str], value: Ints, bound: Ints, status: Bytes
+) -> dict[str, dict[str, object]]:
+    """Status, value and bound of each root."""
+    columns = zip(names, value.tolist(), bound.tolist(), status, strict=True)
+    return {
+        name: {
+            "status": WORDS[Status(int(word))],
+            "value": worth if worth > NOTHING else None,
+            "bound": most if most > NOTHING else None,
+        }
+        for name, worth, most, word in columns
+    }
+
+
+def to_document(
+    trees: Mapping[str, Mapping[str, object]],
+    levels: Mapping[str, object],
+    prices: Mapping[str, object],
+) -> dict[str, object]:
+    """What is said of all trees together: of a sum all parts must be there."""
+    words = {tree["status"] for tree in trees.values()}
+    return {
+        "version": VERSION,
+        "status": next(word for word in WORST_FIRST if word in words),
+        "value": _sum([tree["value"] for tree in trees.values()]),
+        "bound": _sum([tree["bound"] for tree in trees.values()]),
+        "levels": levels,
+        "prices": prices,
+    }
+
+
+def _sum(parts: Sequence[object]) -> int | None:
+    numbers = [part for part in parts if isinstance(part, int)]
+    return sum(numbers) if len(numbers) == len(parts) else None
 
 
 def _levels(instance: Instance, solution: ForestSolution) -> dict[str, int]:

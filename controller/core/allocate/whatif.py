@@ -15,13 +15,14 @@ from controller.core.allocate.problem import Forest, ForestSolution, Ints, Probl
 from controller.core.allocate.relax import relaxations
 
 Solver = Callable[[Forest], ForestSolution]
+Level = int | tuple[int, ...]  # a tuple: of each resource, where there are several
 
 
 @dataclass(frozen=True, slots=True)
 class Forced:
     """The best of the whole tree with the node held at one option; None where nothing fits."""
 
-    level: int
+    level: Level
     value: int  # the option's own
     total: int | None
     loss: int | None  # against the best
@@ -36,7 +37,7 @@ class OneMore:
     id: str
     price: float | None  # the solver's shadow price
     worth: int | None  # by solving again; None where nothing fits now
-    fits: bool  # with it
+    fits: bool | None  # with it; None: nothing was found within the budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,10 @@ class Explanation:
 
     id: str
     root: str
-    level: int | None  # None: its tree is infeasible
+    level: Level | None  # None: its tree is infeasible
     why: str
     options: tuple[Forced, ...]
-    runner_up: int | None  # the level of the best other option
+    runner_up: Level | None  # the level of the best other option
     one_more_quantum: tuple[OneMore, ...]  # at its parent, and at the root if that is another
 
 
@@ -59,17 +60,21 @@ def explain(instance: Instance, node: int, solver: Solver) -> Explanation:
         raise ProblemError(f"node {name!r} is a root and takes no option; name one below it")
     case = _Case(instance, node, solver)
     options = tuple(case.forced(option) for option in range(case.count))
-    others = [one for one in options if one.total is not None and not one.chosen]
-    runner_up = max(others, key=lambda one: (one.total, -one.level), default=None)
     return Explanation(
         id=name,
         root=case.ids[0],
         level=case.level,
         why=_why(case, options),
         options=options,
-        runner_up=None if runner_up is None else runner_up.level,
+        runner_up=runner_up(options),
         one_more_quantum=tuple(case.one_more(each) for each in dict.fromkeys((case.parent, 0))),
     )
+
+
+def runner_up(options: tuple[Forced, ...]) -> Level | None:
+    """The level of the best option that was not chosen; of equals the first."""
+    totals = {one: one.total for one in options if one.total is not None and not one.chosen}
+    return max(totals, key=lambda one: totals[one]).level if totals else None
 
 
 class _Case:
