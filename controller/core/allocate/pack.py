@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 from controller.core.allocate.problem import LEVEL_MAX, AnyInts, Forest, Ints, Problem
 
 ENTRIES_AT_ONCE = 1 << 20  # of a problem's values; bounds the memory
-ENTRIES_IN_CACHE = 1 << 13  # turned around at once
+ENTRIES_IN_CACHE = 1 << 15  # turned around at once
 _BITS = 8  # more than the logarithm of a number of options needs
 # Numbers of slots, a quarter apart.
 _SLOTS = np.unique(np.ceil(1.25 ** np.arange(100))).astype(np.int64)
@@ -68,11 +68,14 @@ class Family:
         starts = np.cumsum(self.children[parents]) - self.children[parents]
         most = np.maximum.reduceat(options, starts)
         bits = np.ceil(np.log2(np.maximum(most, 1))).astype(np.int64)
-        slots = _SLOTS[np.searchsorted(_SLOTS, self.children[parents])]
+        count = self.children[parents]
+        slots = _SLOTS[np.searchsorted(_SLOTS, count)]
         shape = (slots << _BITS) + bits
         for key in np.unique(shape):
             chosen = np.flatnonzero(shape == key)
-            bins, width = int(most[chosen].max()), int(slots[chosen[0]])
+            bins = int(most[chosen].max())
+            # As few as all need; but what a solver derives from a number of bits must not change.
+            width = max(int(count[chosen].max()), 1 << int(slots[chosen[0]]).bit_length() - 1)
             size = max(1, ENTRIES_AT_ONCE // (bins * width))
             for start in range(0, chosen.size, size):
                 yield parents[chosen[start : start + size]], bins, width

@@ -25,6 +25,7 @@ from controller.core.allocate.problem import (
 from controller.core.allocate.rows import NARROW, alike, best_within, least_of, room_of
 from controller.core.allocate.solve import BUDGET, solve
 
+KEPT_MOST = 1 << 23  # entries of problems; bounds the memory
 ROW_WORK_MOST = 1 << 28  # about a quarter of a second
 
 
@@ -48,6 +49,8 @@ class _Solving:
         self.root = root_of(forest.parent)
         self.worth: AnyInts = forest.value.astype(_width(forest, self.root), copy=True)
         self.most = self.worth
+        self.kept: dict[int, Packed] = {}  # by the first parent
+        self.keeping = KEPT_MOST  # entries that may still be kept
         self.blocked = np.zeros(nodes, dtype=np.int64)  # first options that hold too little
         self.option = np.full(nodes, -1, dtype=np.int64)
         self.level = np.full(nodes, -1, dtype=np.int64)
@@ -78,6 +81,7 @@ class _Solving:
         for batch, bins, slots in self.family.batches(self._possible(parents), self.blocked):
             widest = self._room(self.forest.first[batch + 1] - 1, batch)
             packed = self._pack(batch, bins, slots, widest)
+            self._keep(packed[0])
             room = room_of(packed[0].problem)
             wide = bins * slots * (room + 1) > self.row_work
             for hosts in alike(packed[0].problem, room, np.flatnonzero(~wide)):
@@ -99,6 +103,12 @@ class _Solving:
         return [
             self.family.pack(batch, bins, slots, worth, self.blocked, capacity) for worth in worths
         ]
+
+    def _keep(self, packed: Packed) -> None:
+        """For the way down, where the same children get other capacities."""
+        self.keeping -= packed.problem.value.size + packed.problem.level.size
+        if self.keeping >= 0:
+            self.kept[int(packed.parent[0])] = packed
 
     def _possible(self, parents: Ints) -> Ints:
         """Those each of whose children can have some option."""
@@ -158,8 +168,11 @@ class _Solving:
         """Hands the parents' levels to their children."""
         for batch, bins, slots in self.family.batches(parents, self.blocked):
             room = self._room(self.forest.first[batch] + self.option[batch], batch)
-            packed = self._pack(batch, bins, slots, room)[0]
-            self._place(packed, solve(packed.problem, budget=self.budget))
+            kept = self.kept.pop(int(batch[0]), None)
+            if kept is None or not np.array_equal(kept.parent, batch):
+                kept = self._pack(batch, bins, slots, room)[0]
+            problem = Problem(kept.problem.value, kept.problem.level, room)
+            self._place(kept, solve(problem, budget=self.budget))
 
     def _place(self, packed: Packed, found: Solution) -> None:
         infeasible = found.status == Status.INFEASIBLE
