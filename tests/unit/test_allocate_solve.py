@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.core.allocate.block import blocks_of, picked
+from controller.core.allocate.block import Memory, blocks_of, picked
 from controller.core.allocate.bound import Keys, bound
 from controller.core.allocate.concave import is_concave
 from controller.core.allocate.problem import (
@@ -105,9 +105,9 @@ def test_obligation_a_any_price_bounds_the_optimum(seed):
     problem = drawn(seed, hosts=8)
     best = plain_dp(problem)
     rng = np.random.default_rng(seed)
-    for hosts, block in blocks_of(problem, 0, problem.hosts):
+    for hosts, block in blocks_of(problem, 0, problem.hosts, Memory()):
         price = rng.integers(0, ((block.steepest + 1) << block.shift) + 1)
-        _, _, gain = Keys(block).best(price)
+        _, _, gain = Keys(block, Memory()).best(price)
         most = block.base + ((gain + price * block.room) >> block.shift)
         feasible = best[hosts] > NOTHING
         assert (most >= best[hosts])[feasible].all()
@@ -118,8 +118,8 @@ def test_obligation_a_any_price_bounds_the_optimum(seed):
 def test_the_first_solution_fits_and_the_bound_holds(seed):
     problem = drawn(seed, hosts=8)
     best = plain_dp(problem)
-    for hosts, block in blocks_of(problem, 0, problem.hosts):
-        first = bound(block, Keys(block))
+    for hosts, block in blocks_of(problem, 0, problem.hosts, Memory()):
+        first = bound(block, Keys(block, Memory()))
         feasible = block.room >= 0
         assert (first.weight <= block.room)[feasible].all()
         assert (block.base + first.gain <= best[hosts])[feasible].all()
@@ -166,7 +166,7 @@ def test_concave_hosts_are_recognised_and_need_no_proof():
     value[7, 2, 11] -= 60  # one host is not concave
     level = np.arange(16).reshape(16, 1, 1) * 3 + 2
     problem = Problem(value, level, rng.integers(12, 300, 30))
-    [(_, block)] = blocks_of(problem, 0, 30)
+    [(_, block)] = blocks_of(problem, 0, 30, Memory())
     assert np.flatnonzero(~is_concave(block)).tolist() == [11]
     found = solve(problem)
     np.testing.assert_array_equal(found.value, plain_dp(problem))

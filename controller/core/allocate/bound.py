@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controller.core.allocate.block import Block, picked
+from controller.core.allocate.block import Block, Memory, columns, picked
 from controller.core.allocate.problem import AnyInts, Bools, Ints
 
 BISECT_EVERY = 4  # turns; the meeting point alone can creep along one end
@@ -34,62 +34,120 @@ class Bounded:
 class Keys:
     """Packed keys of a block, and the reduced problem at one price per host."""
 
-    def __init__(self, block: Block) -> None:
-        bins = block.gain.shape[0]
+    def __init__(self, block: Block, memory: Memory) -> None:
+        bins, dtype = block.gain.shape[0], block.gain.dtype
         self.bits = block.index_bits
         self.mask = (1 << self.bits) - 1
-        self.weight = block.weight
-        dtype = block.gain.dtype
-        self.key = block.gain * (np.int64(1) << (block.shift + self.bits)).astype(dtype)
+        self.weight, self.step = block.weight, block.step
+        self._memory, self._depth = memory, 0
+        self.key = memory.array("key", block.gain.shape, dtype)
+        factor = (np.int64(1) << (block.shift + self.bits)).astype(dtype)
+        np.multiply(block.gain, factor, out=self.key)
         self.key += (self.mask - np.arange(bins, dtype=dtype))[:, None, None]
-        self._scratch = np.empty_like(self.key)
-        self._step = block.step
 
-    def select(self, hosts: AnyInts) -> "Keys":
-        """The keys of some of the hosts."""
+    def select(self, hosts: Ints) -> "Keys":
+        """The keys of some of the hosts; overwrites what was selected from these before."""
         chosen = object.__new__(Keys)
-        chosen.bits, chosen.mask, chosen._step = self.bits, self.mask, self._step
+        chosen.bits, chosen.mask, chosen.step = self.bits, self.mask, self.step
+        chosen._memory, chosen._depth = self._memory, self._depth + 1
         shared = self.weight.shape[2] == 1
-        chosen.weight = self.weight if shared else np.ascontiguousarray(self.weight[:, :, hosts])
-        chosen.key = np.ascontiguousarray(self.key[:, :, hosts])
-        chosen._scratch = np.empty_like(chosen.key)
+        chosen.weight = self.weight if shared else columns(self.weight, hosts)
+        shape = (*self.key.shape[:2], hosts.size)
+        place = self._memory.array(f"key {chosen._depth}", shape, self.key.dtype)
+        chosen.key = columns(self.key, hosts, out=place)
         return chosen
 
     def reduced(self, price: Ints) -> AnyInts:
-        """(b, n, h) keys less price x weight; overwritten by the next call."""
+        """(b, n, h) keys less price x weight; overwritten by the next call on any keys."""
+        scratch = self._memory.array("reduced", self.key.shape, self.key.dtype)
         below = (price << self.bits).astype(self.key.dtype)
         if self.weight.shape[2] == 1:
-            np.subtract(self.key, self.weight * below, out=self._scratch)
+            np.subtract(self.key, self.weight * below, out=scratch)
         else:
-            np.multiply(self.weight, below, out=self._scratch)
-            np.subtract(self.key, self._scratch, out=self._scratch)
-        return self._scratch
+            np.multiply(self.weight, below, out=scratch)
+            np.subtract(self.key, scratch, out=scratch)
+        return scratch
 
-    def best(self, price: Ints) -> tuple[AnyInts, Ints, Ints]:
-        """(n, h) best keys; (h,) their weight and their reduced gain."""
-        best: AnyInts = self.reduced(price).max(axis=0)
+    def best(self, price: Ints | None = None) -> tuple[AnyInts, Ints, Ints]:
+        """(n, h) best keys at a price, or at none; (h,) their weight and their reduced gain."""
+        best: AnyInts = (self.key if price is None else self.reduced(price)).max(axis=0)
         index = best & self.mask
         places = index.sum(axis=0, dtype=np.int64)
         gain = (best.sum(axis=0, dtype=np.int64) - places) >> self.bits
-        if self._step is None:
+        if self.step is None:
             hosts = np.arange(best.shape[1])
             weight = picked(self.weight, self.mask - index, hosts).sum(axis=0, dtype=np.int64)
         else:
-            weight = self._step * (best.shape[0] * self.mask - places)
+            weight = self.step * (best.shape[0] * self.mask - places)
         return best, weight, gain
 
     def bins(self, best: AnyInts) -> Ints:
         return np.asarray(self.mask - (best & self.mask), dtype=np.int64)
 
 
-class _Ends:
-    """One end of each host's bracket: a price, what is taken there, and what that gains."""
+class _Bracket:
+    """Hosts whose best price is still sought, side by side; state of the h hosts of a batch.
 
-    def __init__(self, price: Ints, weight: Ints, gain: Ints) -> None:
-        self.price, self.weight, self.gain = price, weight, gain  # gain in 2**-shift, unreduced
+    An end is three rows: a price, what all take at it together, and what that gains without the
+    price (2**-shift). The low end takes too much; the high end fits, and its bins are kept.
+    """
 
-    def move(self, hosts: AnyInts | Bools, price: Ints, weight: Ints, gain: Ints) -> None:
-        self.price[hosts], self.weight[hosts], self.gain[hosts] = price, weight, gain
+    def __init__(
+        self, hosts: Ints, room: Ints, one: Ints, low: Ints, high: Ints, best: AnyInts
+    ) -> None:
+        self.hosts, self.room, self.one = hosts, room, one
+        self.low, self.high = low, high  # (3, h)
+        self.best = best  # (n, h) keys at the high end
+        self.least, self.at = low[2].copy(), low[0].copy()  # lowest bound so far, and its price
+        self.live = np.ones(hosts.size, dtype=np.bool_)
+        self._meet()
+
+    def select(self, chosen: Bools) -> "_Bracket":
+        some = object.__new__(_Bracket)
+        for name, value in vars(self).items():
+            setattr(some, name, value[..., chosen])
+        return some
+
+    def next_price(self, turn: int, warm: Ints | None) -> Ints:
+        """Strictly between the ends: where their lines meet, or now and then the middle."""
+        below, above = self.low[0], self.high[0]
+        middle = (below + above) >> 1
+        price = middle if turn % BISECT_EVERY == 0 else self.meeting
+        if warm is not None and turn <= 2:  # noqa: PLR2004 - the old price, then its neighbourhood
+            price = _near(warm[self.hosts], below, above, turn, price)
+        return np.asarray(np.where((price <= below) | (price >= above), middle, price))
+
+    def move(self, keys: Keys, price: Ints) -> None:
+        """Asks what is taken at the prices; hosts that are done stay as they are."""
+        best, weight, reduced = keys.best(price)
+        found = np.stack([price, weight, reduced + price * weight])
+        value = reduced + price * self.room
+        fits = self.live & (weight <= self.room)
+        np.copyto(self.high, found, where=fits)
+        np.copyto(self.best, best, where=fits)
+        np.copyto(self.low, found, where=self.live & ~fits)
+        lower = self.live & (value < self.least)
+        np.copyto(self.least, value, where=lower)
+        np.copyto(self.at, price, where=lower)
+        self._meet()
+
+    def report(self, keys: Keys, found: Bounded) -> None:
+        """Writes down what is known of hosts that are done."""
+        found.bin[:, self.hosts] = keys.bins(self.best)
+        found.weight[self.hosts], found.gain[self.hosts] = self.high[1], self.high[2] // self.one
+        found.bound[self.hosts], found.price[self.hosts] = self.least, self.at
+
+    def _meet(self) -> None:
+        """Where the lines of both ends meet: no price between them has a lower bound than there.
+
+        A host is done where that could not lower its bound by enough, or fits exactly.
+        """
+        lighter = np.maximum(self.low[1] - self.high[1], 1)
+        self.meeting = (self.low[2] - self.high[2]) // lighter
+        floor = self.high[2] + self.meeting * (self.room - self.high[1])
+        self.live &= self.high[0] - self.low[0] > 1
+        self.live &= self.high[1] != self.room
+        self.live &= CLOSE_ENOUGH * (self.least - floor) > self.one
 
 
 def bound(block: Block, keys: Keys, warm: Ints | None = None) -> Bounded:
@@ -98,48 +156,23 @@ def bound(block: Block, keys: Keys, warm: Ints | None = None) -> Bounded:
     `warm`: (h,) prices to try first, from an earlier solution.
     """
     room, one = block.room, np.int64(1) << block.shift
-    _, weight, gain = keys.best(np.zeros_like(room))
-    free = weight <= room
-    least, at = gain.copy(), np.zeros_like(room)  # the bound, and its price
-    low = _Ends(np.zeros_like(room), weight, gain)  # takes too much, unless it is free
-    high = _Ends((block.steepest + 1) * one, np.zeros_like(room), np.zeros_like(room))  # fits
-    high.move(free, at[free], weight[free], gain[free])
-    active = np.flatnonzero(~free & (room >= 0))
-    columns, part, turn = np.arange(block.hosts), keys, 0
-    while active.size:
+    best, weight, gain = keys.best()
+    found = Bounded(keys.bins(best), weight, gain // one, gain, np.zeros_like(room))
+    active = np.flatnonzero((weight > room) & (room >= 0))
+    low = np.stack([found.price, weight, gain])[:, active]
+    high = np.zeros_like(low)
+    high[0] = (block.steepest * one + one)[active]
+    lightest = np.full((block.slots, active.size), keys.mask, dtype=best.dtype)
+    state = _Bracket(active, room[active], one[active], low, high, lightest)
+    part = keys if active.size == room.size else keys.select(active)
+    turn = 0
+    while state.hosts.size:
+        if 2 * np.count_nonzero(state.live) <= state.hosts.size:
+            state.select(~state.live).report(keys, found)
+            part, state = part.select(np.flatnonzero(state.live)), state.select(state.live)
         turn += 1
-        if 2 * active.size <= columns.size:
-            part, columns = keys.select(active), active
-        price = _next_price(low, high, columns, turn, warm)
-        _, weight, reduced = part.best(price)
-        gain, value = reduced + price * weight, reduced + price * room[columns]
-        working = np.zeros(block.hosts, dtype=np.bool_)
-        working[active] = True
-        working = working[columns]
-        fits = weight <= room[columns]
-        for chosen, move in ((working & fits, high.move), (working & ~fits, low.move)):
-            move(columns[chosen], price[chosen], weight[chosen], gain[chosen])
-        lower = working & (value < least[columns])
-        least[columns[lower]], at[columns[lower]] = value[lower], price[lower]
-        active = active[_can_fall(low, high, active, room, least, one)]
-    best, weight, reduced = keys.best(high.price)
-    return Bounded(keys.bins(best), weight, (reduced + high.price * weight) // one, least, at)
-
-
-def _next_price(low: _Ends, high: _Ends, hosts: AnyInts, turn: int, warm: Ints | None) -> Ints:
-    """Strictly between the ends: where their lines meet, or now and then the middle."""
-    below, above = low.price[hosts], high.price[hosts]
-    middle = (below + above) >> 1
-    price = middle if turn % BISECT_EVERY == 0 else _meeting(low, high, hosts)
-    if warm is not None and turn <= 2:  # noqa: PLR2004 - the old price, then its neighbourhood
-        price = _near(warm[hosts], below, above, turn, price)
-    return np.where((price <= below) | (price >= above), middle, price)
-
-
-def _meeting(low: _Ends, high: _Ends, hosts: AnyInts) -> Ints:
-    """The price at which both ends' choices are worth the same."""
-    lighter = np.maximum(low.weight[hosts] - high.weight[hosts], 1)
-    return np.asarray((low.gain[hosts] - high.gain[hosts]) // lighter)
+        state.move(part, state.next_price(turn, warm))
+    return found
 
 
 def _near(warm: Ints, below: Ints, above: Ints, turn: int, otherwise: Ints) -> Ints:
@@ -147,12 +180,3 @@ def _near(warm: Ints, below: Ints, above: Ints, turn: int, otherwise: Ints) -> I
         aside = (warm >> 5) + 1
         warm = np.where(above <= warm, warm - aside, warm + aside)
     return np.where((warm > below) & (warm < above), warm, otherwise)
-
-
-def _can_fall(low: _Ends, high: _Ends, hosts: AnyInts, room: Ints, least: Ints, one: Ints) -> Bools:
-    """Whether a price between the ends could still lower the bound by enough to matter."""
-    meeting = _meeting(low, high, hosts)
-    floor = high.gain[hosts] + meeting * (room[hosts] - high.weight[hosts])
-    narrow = high.price[hosts] - low.price[hosts] <= 1
-    exact = high.weight[hosts] == room[hosts]
-    return np.asarray(~narrow & ~exact & (CLOSE_ENOUGH * (least[hosts] - floor) > one[hosts]))

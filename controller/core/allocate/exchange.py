@@ -1,8 +1,10 @@
 """A better solution by giving one VM at a time the best bin that the room left over allows."""
 
+import itertools
+
 import numpy as np
 
-from controller.core.allocate.block import Block, picked
+from controller.core.allocate.block import Block, columns, picked
 from controller.core.allocate.problem import AnyInts, Ints
 
 ROUNDS = 6  # after that almost nothing is gained
@@ -43,10 +45,12 @@ def _best_up_to(block: Block, hosts: Ints) -> AnyInts:
     """(b, n, k) the greatest gain of a bin and all before it, packed with the first such bin."""
     bits, dtype = block.index_bits, block.gain.dtype
     places = (1 << bits) - 1 - np.arange(block.gain.shape[0], dtype=dtype)
-    packed: AnyInts = block.gain[:, :, hosts]
+    packed = columns(block.gain, hosts)
     packed <<= dtype.type(bits)
     packed |= places[:, None, None]
-    return np.maximum.accumulate(packed, axis=0, out=packed)
+    for before, here in itertools.pairwise(packed):  # many times faster than accumulate
+        np.maximum(before, here, out=here)
+    return packed
 
 
 def _last_within(block: Block, limit: Ints, hosts: AnyInts) -> Ints:

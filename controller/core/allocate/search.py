@@ -18,7 +18,7 @@ from controller.core.allocate.problem import NOTHING, AnyInts, Bools, Ints
 from controller.core.allocate.windows import LISTED, Core, log_of, solve_core
 
 DEEPENING = (32, 4, 1)  # parts of D; the last is all of it
-HOSTS_AT_ONCE = 128
+HOSTS_AT_ONCE = 256
 CELLS_AT_ONCE = 1 << 21  # of a table; bounds the memory
 _UNLIMITED = 1 << 40
 
@@ -60,7 +60,9 @@ def survivors(
     _drop_repeated(survives, block, hosts)
     choice = survives.sum(axis=0, dtype=np.uint16) > 1
     survives &= choice
-    of, slot, option = np.nonzero(np.ascontiguousarray(survives.transpose(2, 1, 0)))
+    entry = np.flatnonzero(np.ascontiguousarray(survives.transpose(2, 1, 0)))
+    vm, option = np.divmod(entry, survives.shape[0])
+    of, slot = np.divmod(vm, survives.shape[1])
     bins = keys.bins(best)
     weight, worth = picked(block.weight, bins, hosts), picked(block.gain, bins, hosts)
     at = slot if block.weight.shape[1] > 1 else 0

@@ -7,7 +7,7 @@ concave on an even grid, the greatest increments are the solution and nothing ne
 
 import numpy as np
 
-from controller.core.allocate.block import Block, blocks_of
+from controller.core.allocate.block import Block, Memory, blocks_of
 from controller.core.allocate.bound import Keys, bound
 from controller.core.allocate.concave import is_concave, take_increments
 from controller.core.allocate.exchange import exchange
@@ -15,7 +15,7 @@ from controller.core.allocate.problem import NOTHING, Ints, Problem, Solution, S
 from controller.core.allocate.search import Open, joined, search, survivors
 
 BUDGET = 1 << 28  # states times options of one host's search: about half a second
-HOSTS_AT_ONCE = 128  # a block of 50 VMs and 32 bins stays within the cache
+ENTRIES_AT_ONCE = 3 << 19  # of a block: so many that what is done once per block costs little
 SURVIVORS_AT_ONCE = 1 << 19  # bounds what waits for the search
 
 
@@ -27,10 +27,17 @@ def solve(problem: Problem, *, warm: Solution | None = None, budget: int = BUDGE
     far comes back with its bound. ProblemError where numbers exceed 62 bits together.
     """
     solving = _Solving(problem, budget)
-    for start in range(0, problem.hosts, HOSTS_AT_ONCE):
-        for hosts, block in blocks_of(problem, start, start + HOSTS_AT_ONCE):
+    size = _hosts_at_once(problem)
+    for start in range(0, problem.hosts, size):
+        for hosts, block in blocks_of(problem, start, start + size, solving.memory):
             solving.add(hosts, block, None if warm is None else _prices(warm.of(hosts), block))
     return solving.finish()
+
+
+def _hosts_at_once(problem: Problem) -> int:
+    # Levels of their own for every host are as much again to go through, in every pass.
+    own = problem.level.shape[2] > 1
+    return max(1, ENTRIES_AT_ONCE // (problem.bins * max(problem.slots, 1) * (3 if own else 1)))
 
 
 class _Solving:
@@ -38,7 +45,7 @@ class _Solving:
 
     def __init__(self, problem: Problem, budget: int) -> None:
         n, h = problem.slots, problem.hosts
-        self.budget = budget
+        self.budget, self.memory = budget, Memory()
         self.bin = np.zeros((n, h), dtype=np.uint8)
         self.gain, self.base, self.bound, self.price, self.shift = np.zeros((5, h), dtype=np.int64)
         self.status = np.full(h, Status.OPTIMAL_BY_BOUND, dtype=np.uint8)
@@ -50,11 +57,14 @@ class _Solving:
         self.status[hosts[block.room < 0]] = Status.INFEASIBLE
         concave = is_concave(block)
         if concave.any():
-            self._concave(hosts[concave], block if concave.all() else block.select(concave))
+            chosen = np.flatnonzero(concave)
+            whole = chosen.size == hosts.size
+            self._concave(hosts[chosen], block if whole else block.select(chosen))
             if concave.all():
                 return
-            hosts, block = hosts[~concave], block.select(~concave)
-            warm = None if warm is None else warm[~concave]
+            rest = np.flatnonzero(~concave)
+            hosts, block = hosts[rest], block.select(rest)
+            warm = None if warm is None else warm[rest]
         self._bound(hosts, block, warm)
 
     def _concave(self, hosts: Ints, block: Block) -> None:
@@ -62,7 +72,7 @@ class _Solving:
         self.bound[hosts] = self.gain[hosts]
 
     def _bound(self, hosts: Ints, block: Block, warm: Ints | None) -> None:
-        keys = Keys(block)
+        keys = Keys(block, self.memory)
         first = bound(block, keys, warm)
         most = first.bound >> block.shift
         bins, gain = first.bin, first.gain
