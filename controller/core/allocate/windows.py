@@ -11,11 +11,11 @@ by one, for hosts with a vast window and few choices.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from controller.core.allocate.problem import NOTHING, AnyInts, Bools, Ints
 
 WIDE = 1024  # states: from here on slices of one host beat gathers for many
+CELLS_IN_CACHE = 1 << 15  # of several options at once
 LISTED = 32  # states of a window that cost as much as one that is listed
 _Width = type[np.int32 | np.int64]
 
@@ -123,7 +123,7 @@ class _Many:
         rows[0] = self.first
         for vm in range(m):
             self._advance(vm, rows[vm], rows[vm + 1])
-        last = rows[m, :, self.pad : 2 * self.pad]
+        last = self._last(rows[m])
         state = last.argmax(axis=1)
         best = last[self.hosts, state].astype(np.int64)
         return best, self._back(rows, state + self.low[m])
@@ -135,30 +135,44 @@ class _Many:
             after[:] = self.nothing
             self._advance(vm, now, after)
             now, after = after, now
-        return now[:, self.pad : self.pad + int(self.width[-1].max(initial=0)) + 1]
+        return self._last(now)
 
     def _advance(self, vm: int, before: AnyInts, after: AnyInts) -> None:
-        """`after`, all nothing, becomes the best of every option of the VM."""
+        """`after`, all nothing, becomes the best of every option of the VM.
+
+        States above the room may keep values: no later VM brings them back below it.
+        """
         size = int(self.width[vm + 1].max()) + 1
         if size == 0:
             return
-        stretches = sliding_window_view(before, size, axis=1)
+        stretches = _stretches(before, size)
         row = after[:, self.pad : self.pad + size]
-        for option in range(self.options[vm]):
-            moved = stretches[self.hosts, self.start[vm, option]]
-            moved += self.gain[vm, option, :, None]
-            np.maximum(row, moved, out=row)
-        row[np.arange(size) > self.width[vm + 1, :, None]] = self.nothing
+        together = max(1, CELLS_IN_CACHE // (size * self.hosts.size))
+        for option in range(0, self.options[vm], together):
+            some = slice(option, min(option + together, self.options[vm]))
+            moved = stretches[self.hosts, self.start[vm, some]]
+            moved += self.gain[vm, some, :, None]
+            for each in moved:
+                np.maximum(row, each, out=row)
+
+    def _last(self, row: AnyInts) -> AnyInts:
+        """(h, w) the last VM's window, each host's own and nothing beyond."""
+        size = int(self.width[-1].max(initial=0)) + 1
+        window = row[:, self.pad : self.pad + size]
+        window[np.arange(size) > self.width[-1, :, None]] = self.nothing
+        return window
 
     def _back(self, rows: AnyInts, state: Ints) -> Ints:
         """(m, h) the options that led to each host's state, by trying all of them there."""
         m, weight = len(self.options), self.core.weight
         chosen = np.zeros((m, self.hosts.size), dtype=np.int64)
         for vm in reversed(range(m)):
-            place = np.clip(state - weight[vm] - self.low[vm] + self.pad, 0, 3 * self.pad - 1)
-            reached = rows[vm][self.hosts, place].astype(np.int64) + self.gain[vm]
+            source = state - weight[vm]
+            place = np.maximum(source + (self.pad - self.low[vm]), 0)
+            reached = rows[vm][self.hosts, np.minimum(place, 3 * self.pad - 1)]
+            reached += self.gain[vm]
             chosen[vm] = reached.argmax(axis=0)
-            state = state - weight[vm, chosen[vm], self.hosts]
+            state = source[chosen[vm], self.hosts]
         return chosen
 
 
@@ -249,6 +263,20 @@ class _Listed:
         highest = np.maximum.accumulate(gain)
         better = np.concatenate([[True], gain[1:] > highest[:-1]])
         return weight[better], gain[better]
+
+
+def _stretches(rows: AnyInts, size: int) -> AnyInts:
+    """(h, w, size) every stretch of rows (h, w + size - 1), as a view.
+
+    As sliding_window_view, whose checks take longer than a small row.
+    """
+    hosts, places = rows.shape
+    return np.ndarray(
+        (hosts, places - size + 1, size),
+        rows.dtype,
+        buffer=rows,
+        strides=(*rows.strides, rows.strides[1]),
+    )
 
 
 def _options(core: Core, host: int) -> list[list[tuple[int, int]]]:
