@@ -29,6 +29,7 @@ class Bounded:
     gain: Ints  # of that solution, whole units
     bound: Ints  # 2**-shift: no solution gains more
     price: Ints  # 2**-shift per quantum: where the bound was found
+    lower: Ints  # 2**-shift: the highest price seen at which more is taken than fits
 
 
 class Keys:
@@ -136,6 +137,7 @@ class _Bracket:
         found.bin[:, self.hosts] = keys.bins(self.best)
         found.weight[self.hosts], found.gain[self.hosts] = self.high[1], self.high[2] // self.one
         found.bound[self.hosts], found.price[self.hosts] = self.least, self.at
+        found.lower[self.hosts] = self.low[0]
 
     def _meet(self) -> None:
         """Where the lines of both ends meet: no price between them has a lower bound than there.
@@ -157,9 +159,10 @@ def bound(block: Block, keys: Keys, warm: Ints | None = None) -> Bounded:
     """
     room, one = block.room, np.int64(1) << block.shift
     best, weight, gain = keys.best()
-    found = Bounded(keys.bins(best), weight, gain // one, gain, np.zeros_like(room))
+    free = np.zeros_like(room)
+    found = Bounded(keys.bins(best), weight, gain // one, gain, free, free.copy())
     active = np.flatnonzero((weight > room) & (room >= 0))
-    low = np.stack([found.price, weight, gain])[:, active]
+    low = np.stack([free, weight, gain])[:, active]
     high = np.zeros_like(low)
     high[0] = (block.steepest * one + one)[active]
     lightest = np.full((block.slots, active.size), keys.mask, dtype=best.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 from controller.core.allocate.block import Block, Memory, blocks_of
 from controller.core.allocate.bound import Keys, bound
 from controller.core.allocate.concave import is_concave, take_increments
-from controller.core.allocate.exchange import exchange
+from controller.core.allocate.exchange import exchange, fill
 from controller.core.allocate.problem import NOTHING, Ints, Problem, Solution, Status
 from controller.core.allocate.search import Open, joined, search, survivors
 
@@ -78,9 +78,10 @@ class _Solving:
         bins, gain = first.bin, first.gain
         still = np.flatnonzero((gain < most) & (block.room >= 0))
         if still.size:
-            bins[:, still], gain[still] = exchange(
-                block, still, bins[:, still], first.weight[still], gain[still]
-            )
+            some = keys.select(still)
+            heavier = some.bins(some.best(first.lower[still])[0])
+            filled = fill(block, still, bins[:, still], first.weight[still], gain[still], heavier)
+            bins[:, still], gain[still] = exchange(block, still, *filled)
             still = still[gain[still] < most[still]]
         self.bin[:, hosts], self.gain[hosts] = bins, gain
         self.bound[hosts], self.price[hosts] = most, first.price
