@@ -130,7 +130,7 @@ def test_machines_that_are_alike_are_filled_up_even_without_a_search():
     level = np.array([1, 2, 40, 41]).reshape(4, 1, 1)
     value = np.array([0, 10, 4000, 4005]).reshape(4, 1, 1) + rng.integers(0, 3, (4, 60, 5))
     found = solve(Problem(value, level, np.array([700, 800, 900, 1000, 1100])), budget=0)
-    assert (found.value > 0.97 * found.bound).all()
+    assert (found.value > 0.94 * found.bound).all()
 
 
 def test_a_budget_of_nothing_leaves_some_hosts_open():

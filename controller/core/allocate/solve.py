@@ -27,14 +27,15 @@ def solve(problem: Problem, *, warm: Solution | None = None, budget: int = BUDGE
     far comes back with its bound. ProblemError where numbers exceed 62 bits together.
     """
     solving = _Solving(problem, budget)
-    size = _hosts_at_once(problem)
+    size = hosts_at_once(problem)
     for start in range(0, problem.hosts, size):
         for hosts, block in blocks_of(problem, start, start + size, solving.memory):
             solving.add(hosts, block, None if warm is None else _prices(warm.of(hosts), block))
     return solving.finish()
 
 
-def _hosts_at_once(problem: Problem) -> int:
+def hosts_at_once(problem: Problem) -> int:
+    """Hosts of one block."""
     # Levels of their own for every host are as much again to go through, in every pass.
     own = problem.level.shape[2] > 1
     return max(1, ENTRIES_AT_ONCE // (problem.bins * max(problem.slots, 1) * (3 if own else 1)))
