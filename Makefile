@@ -25,6 +25,10 @@ bench:  ## Prints tables of speed and size, beside CP-SAT, HiGHS and numba. TRAC
 		case $$script in *allocate*) set -- $(if $(TRACES),--traces "$(TRACES)") ;; *) set -- ;; esac; \
 		echo "== $$script"; $(PYTHON_HERE) $$script "$$@"; done
 
+.PHONY: fuzz
+fuzz: setup  ## A million random hosts and trees against an oracle. ARGS="--hosts 9999 --seed 2".
+	@$(PYTHON_HERE) tests/fuzz/fuzz_allocate.py $(ARGS)
+
 .PHONY: lint
 lint: setup  ## Formatting, lint, types, import contracts, generated parts: as CI checks them.
 	.venv/bin/ruff format --check .

@@ -15,10 +15,10 @@ from allocate_rows import USE, Effort, sized
 from measuring import say, say_table
 from numpy.typing import DTypeLike
 
-from controller.core.allocate.block import blocks_of
+from controller.core.allocate.block import Memory, blocks_of
 from controller.core.allocate.bound import Keys
 from controller.core.allocate.problem import Problem
-from controller.core.allocate.solve import HOSTS_AT_ONCE, solve
+from controller.core.allocate.solve import hosts_at_once, solve
 from controller.core.allocate.windows import Core, core_rows
 
 SIZES = (1 << 13, 1 << 14, 1 << 15, 3 << 14, 1 << 16)  # elements of each of three arrays
@@ -114,14 +114,14 @@ def dense_pairs(problem: Problem) -> int:
 
 def evaluation_s(problem: Problem) -> float:
     """Of the bound at one price, per host, in blocks of the solver's size."""
-    (hosts, block), *_ = blocks_of(problem, 0, HOSTS_AT_ONCE)
-    keys, price = Keys(block), np.full(len(hosts), 100, dtype=np.int64) << block.shift
+    (hosts, block), *_ = blocks_of(problem, 0, hosts_at_once(problem), memory := Memory())
+    keys, price = Keys(block, memory), np.full(len(hosts), 100, dtype=np.int64) << block.shift
     return best_s(lambda: keys.best(price)) / len(hosts)
 
 
 def rows_s(problem: Problem) -> float:
     """Of all rows of the dynamic programme, per host."""
-    some = problem.of(slice(0, min(HOSTS_AT_ONCE, problem.hosts)))
+    some = problem.of(slice(0, 256))
     level = np.broadcast_to(some.level, some.value.shape).transpose(1, 0, 2).astype(np.int64)
     value = some.value.transpose(1, 0, 2).astype(np.int64)
     room = some.capacity - level[:, 0].sum(axis=0)
