@@ -12,17 +12,18 @@ from controller.core.allocate.problem import NOTHING, AnyInts, Ints, Problem
 from controller.core.allocate.windows import WIDE, Core, core_rows
 
 HOSTS_AT_ONCE = 128
-HOSTS_SHARED = 512  # long slices, while three arrays of some hundred states fit the cache
+HOSTS_SHARED = 1024  # long slices, while three arrays of some hundred states fit the cache
 CELLS_AT_ONCE = 1 << 20  # of rows; bounds the memory
 NARROW = 1 << 30  # sums of values below it take 32 bits
 
 
-def best_within(problem: Problem) -> AnyInts:
-    """(r + 1, h) the children's best gain above their first bins, within 0 to r quanta beyond the
-    least; r is the widest `room_of`, and what lies beyond a host's own is not to be read."""
-    if problem.level.shape[2] == 1 and int(room_of(problem).max()) < WIDE:
-        return _side_by_side(problem)
-    return core_rows(_whole(problem)).T
+def best_within(problem: Problem, state: Ints, host: Ints) -> AnyInts:
+    """(k,) the most that the children of host (k,) gain above their first bins within state (k,)
+    quanta beyond their least, of which the host has at most its `room_of`."""
+    if problem.level.shape[2] > 1 or int(state.max()) >= WIDE:
+        return np.asarray(core_rows(_whole(problem))[host, state])
+    asked = np.bincount(state) > 0
+    return _side_by_side(problem, np.flatnonzero(asked))[np.cumsum(asked)[state] - 1, host]
 
 
 def least_of(problem: Problem) -> Ints:
@@ -61,12 +62,46 @@ def _run(places: Ints) -> Ints | slice:
     return slice(start, stop) if (places == np.arange(start, stop)).all() else places
 
 
-def _side_by_side(problem: Problem) -> AnyInts:
-    """All hosts at once, slot by slot and bin by bin."""
-    bins, slots, hosts = problem.value.shape
+def _side_by_side(problem: Problem, states: Ints) -> AnyInts:
+    """(k, h) the best within k states, ascending, of all hosts.
+
+    Two programmes, each over some of the slots, are joined at these states alone.
+    """
+    bins, slots, _ = problem.value.shape
     gain = _gains(problem.value)
     weight = np.broadcast_to(problem.level - problem.level[:1], (bins, slots, 1))[:, :, 0].T
-    states = int(room_of(problem).max()) + 1
+    most = int(states[-1]) + 1
+    cut = _cut(weight, most, states.size)
+    left = _rows(gain[:, :cut], weight[:cut], most)
+    right = _rows(gain[:, cut:], weight[cut:], most)
+    found = np.empty((states.size, gain.shape[2]), dtype=gain.dtype)
+    joined = np.empty_like(left)
+    for row, state in zip(found, states.tolist(), strict=True):
+        first, last = max(0, state - len(right) + 1), min(state, len(left) - 1)
+        part, rest = joined[first : last + 1], right[state - last : state - first + 1]
+        np.add(left[first : last + 1], rest[::-1], out=part)
+        part.max(axis=0, out=row)
+    return found
+
+
+def _cut(weight: AnyInts, most: int, asked: int) -> int:
+    """How many slots make the left programme, so that both and their union are the least work."""
+    bins = weight.shape[1]
+    span = weight[:, -1]
+    left = np.minimum(np.cumsum(np.append(0, span)) + 1, most)  # states after each slot
+    right = np.minimum(np.cumsum(np.append(0, span[::-1])) + 1, most)
+    work = [bins * np.append(0, np.cumsum(states[:-1])) for states in (left, right)]
+    union = asked * np.minimum(left, right[::-1])
+    return int(np.argmin(work[0] + work[1][::-1] + union))
+
+
+def _rows(gain: AnyInts, weight: AnyInts, most: int) -> AnyInts:
+    """(r, h) the best of these slots within 0 to r - 1 quanta, slot by slot and bin by bin.
+
+    r is all that they can take, or `most`.
+    """
+    bins, _, hosts = gain.shape
+    states = min(most, int(weight[:, -1].sum()) + 1)
     before, after, moved = (np.empty((states, hosts), dtype=gain.dtype) for _ in range(3))
     before[0], reach = 0, 1  # states in use; beyond them nothing is gained
     for slot, weights in enumerate(weight.tolist()):
@@ -81,7 +116,6 @@ def _side_by_side(problem: Problem) -> AnyInts:
             np.add(before[:size], gain[option, slot], out=moved[:size])
             np.maximum(part, moved[:size], out=part)
         before, after, reach = after, before, reached
-    before[reach:] = before[reach - 1]
     for state in range(1, states):  # faster than an accumulation along the first axis
         np.maximum(before[state], before[state - 1], out=before[state])
     return before

@@ -127,7 +127,7 @@ class _Solving:
             room = self._room(option, parents[host]) - least_of(problem)[host]
             state = np.clip(room, 0, room_of(problem)[host])
             base = problem.value[0].sum(axis=0, dtype=np.int64)
-            guests.append(best_within(problem)[state, host] + base[host])
+            guests.append(best_within(problem, state, host) + base[host])
         self._add(option, room >= 0, guests[0], guests[-1])
         self.blocked[parents] = np.bincount(host[room < 0], minlength=parents.size)
 
