@@ -23,7 +23,8 @@ def best_within(problem: Problem, state: Ints, host: Ints) -> AnyInts:
     if problem.level.shape[2] > 1 or int(state.max()) >= WIDE:
         return np.asarray(core_rows(_whole(problem))[host, state])
     asked = np.bincount(state) > 0
-    return _side_by_side(problem, np.flatnonzero(asked))[np.cumsum(asked)[state] - 1, host]
+    found = _side_by_side(problem, np.flatnonzero(asked))
+    return np.asarray(found[np.cumsum(asked)[state] - 1, host])
 
 
 def least_of(problem: Problem) -> Ints:
