@@ -15,7 +15,7 @@ import numpy as np
 from controller.core.allocate.problem import NOTHING, AnyInts, Bools, Ints
 
 WIDE = 1024  # states: from here on slices of one host beat gathers for many
-CELLS_IN_CACHE = 1 << 15  # of several options at once
+CELLS_IN_CACHE = 1 << 16  # of several options at once
 LISTED = 32  # states of a window that cost as much as one that is listed
 _Width = type[np.int32 | np.int64]
 
@@ -146,14 +146,15 @@ class _Many:
         if size == 0:
             return
         stretches = _stretches(before, size)
-        row = after[:, self.pad : self.pad + size]
+        best: AnyInts = np.full((self.hosts.size, size), self.nothing, dtype=before.dtype)
         together = max(1, CELLS_IN_CACHE // (size * self.hosts.size))
         for option in range(0, self.options[vm], together):
             some = slice(option, min(option + together, self.options[vm]))
             moved = stretches[self.hosts, self.start[vm, some]]
             moved += self.gain[vm, some, :, None]
             for each in moved:
-                np.maximum(row, each, out=row)
+                np.maximum(best, each, out=best)
+        after[:, self.pad : self.pad + size] = best
 
     def _last(self, row: AnyInts) -> AnyInts:
         """(h, w) the last VM's window, each host's own and nothing beyond."""
