@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 from controller.core.allocate.problem import LEVEL_MAX, AnyInts, Forest, Ints, Problem
 
 ENTRIES_AT_ONCE = 1 << 20  # of a problem's values; bounds the memory
-ENTRIES_IN_CACHE = 1 << 15  # turned around at once
+ENTRIES_IN_CACHE = 1 << 14  # turned around at once
 _BITS = 8  # more than the logarithm of a number of options needs
 # Numbers of slots, a quarter apart.
 _SLOTS = np.unique(np.ceil(1.25 ** np.arange(100))).astype(np.int64)
@@ -84,9 +84,10 @@ class Family:
         self, parents: Ints, bins: int, slots: int, worth: AnyInts, blocked: Ints, capacity: Ints
     ) -> Packed:
         """The children's options with their worth (o,), within the parents' capacities (h,)."""
-        slot = np.arange(slots)[:, None]
-        taken = slot < self.children[parents]
-        child = np.where(taken, self._order[np.where(taken, self._first[parents] + slot, 0)], -1)
+        slot = np.arange(slots)
+        taken = slot < self.children[parents][:, None]
+        place = np.where(taken, self._first[parents][:, None] + slot, 0)
+        child = np.where(taken, self._order[place], -1)
         places = _Places(
             first=np.where(taken, (self.forest.first[:-1] + blocked)[child], 0),
             options=np.where(taken, (self.options - blocked)[child], 0),
@@ -96,21 +97,21 @@ class Family:
         if level is None:
             level = places.host_minor(self.forest.level, self._level_type)
         problem = Problem(places.host_minor(worth, worth.dtype), level, capacity)
-        return Packed(parents, child, problem)
+        return Packed(parents, np.ascontiguousarray(child.T), problem)
 
 
 class _Places:
-    """Where the options of some parents' children lie: n slots, h hosts, b bins."""
+    """Where the options of some parents' children lie: h hosts, n slots, b bins."""
 
     def __init__(self, first: Ints, options: Ints, bins: int) -> None:
-        self.first, self.options, self.bins = first, options, bins  # (n, h), 0 options: no child
+        self.first, self.options, self.bins = first, options, bins  # (h, n), 0 options: no child
 
     def host_minor(self, table: AnyInts, dtype: DTypeLike) -> AnyInts:
-        """(b, n, h) of a table (o,), turned piece by piece while it is in the nearest cache."""
-        slots, hosts = self.first.shape
+        """(b, n, h) of a table (o,), turned piece by piece while it is in the cache."""
+        hosts, slots = self.first.shape
         turned = np.empty((self.bins, slots, hosts), dtype=dtype)
         for some, piece in self._pieces(table):
-            turned[:, :, some] = piece.transpose(2, 0, 1)
+            turned[:, :, some] = piece.T
         return turned
 
     def shared(self, table: AnyInts) -> AnyInts | None:
@@ -121,23 +122,24 @@ class _Places:
         """
         first = None
         for _, piece in self._pieces(table):
-            first = piece[:, :1].copy() if first is None else first
+            first = piece[:1].copy() if first is None else first
             if not bool((piece == first).all()):
                 return None
-        return None if first is None else np.ascontiguousarray(first.transpose(2, 0, 1))
+        return None if first is None else np.ascontiguousarray(first.T)
 
     def _pieces(self, table: AnyInts) -> Iterator[tuple[slice, AnyInts]]:
-        """(n, some hosts, b) at a time. Options of a child lie side by side: no index for each."""
-        slots, hosts = self.first.shape
+        """(some hosts, n, b) at a time, in the order in which children mostly lie in memory; a
+        child's options are one stretch of it."""
+        hosts, slots = self.first.shape
         stretches = sliding_window_view(table, self.bins)
         size = max(1, ENTRIES_IN_CACHE // (self.bins * slots))
         short = bool((self.options < self.bins).any())
         for start in range(0, hosts, size):
             some = slice(start, start + size)
-            first = self.first[:, some]
+            first = self.first[some]
             piece = stretches[np.minimum(first, len(stretches) - 1)]
             if short:
-                self._pad(piece, table, first, self.options[:, some])
+                self._pad(piece, table, first, self.options[some])
             yield some, piece
 
     def _pad(self, piece: AnyInts, table: AnyInts, first: Ints, options: Ints) -> None:
@@ -146,8 +148,12 @@ class _Places:
         beyond = first > table.size - self.bins  # its stretch would have ended after the table
         if beyond.any():
             piece[beyond] = table[np.minimum(first[beyond][:, None] + bins, table.size - 1)]
-        last = np.where(options > 0, table[np.maximum(first + options - 1, 0)], 0)
-        np.copyto(piece, last[:, :, None], where=bins >= options[:, :, None])
+        empty = options == 0
+        fewest = int(np.where(empty, self.bins, options).min())
+        last = table[np.where(empty, 0, first + options - 1)][:, :, None]
+        np.copyto(piece[:, :, fewest:], last, where=bins[fewest:] >= options[:, :, None])
+        if empty.any():
+            piece[empty] = 0
 
 
 def ranges(first: Ints, count: Ints) -> Ints:
