@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from controller.core.allocate.grants import shortfall
 from controller.core.state import (
     MISSING,
     Decision,
@@ -17,7 +18,7 @@ from shared.pb import admin_pb2 as pb
 from shared.resources import Resource, amount_text
 
 # Words of core's allocation.
-OPTIMAL, SHORT, UNKNOWN, OVER = "optimal", "short", "unknown", "over"
+OPTIMAL, UNKNOWN, OVER = "optimal", "unknown", "over"
 
 
 def explanation(view: View, machine: int) -> pb.Explanation:
@@ -45,7 +46,7 @@ class _Case:
         self.snapshot = snapshot
         self.machine = machine
         self.resource = resource
-        bins, allocation = decision.bins, decision.allocation
+        self.bins, self.allocation = bins, allocation = decision.bins, decision.allocation
         count = int(bins.count[machine, resource])
         self.level: Ints = bins.level[machine, resource, :count]
         self.value: Ints = allocation.value[machine, resource, :count]
@@ -165,12 +166,11 @@ def _runner_up(case: _Case) -> str:
 
 
 def _short(case: _Case) -> str:
-    if case.status != SHORT or case.needed == MISSING or case.chosen >= case.needed:
+    less = shortfall(case.bins, case.allocation, case.machine, case.resource)
+    if not less:
         return ""
-    less = case.text(case.needed - case.chosen)
-    return (
-        f"; {less} short of what its violation budget asks for, as the host cannot give it to all"
-    )
+    short = f"{case.text(less)} short of what its violation budget asks for"
+    return f"; {short}, as the host cannot give it to all"
 
 
 def _lowest_rule(case: _Case) -> str:

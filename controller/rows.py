@@ -1,17 +1,18 @@
 """A View as the messages that operators get. Pure.
 
 A VM's state is one word, or `held: ` and why: the first that holds of stale, frozen, observe,
-held, growing, shrinking, pinned, steady.
+held, growing, shrinking, short, pinned, steady.
 """
 
 import numpy as np
 
+from controller.core.allocate.grants import shortfall
 from controller.core.state import MISSING, Broken, Forecast, Hold, Mode, Snapshot
 from controller.outcome import Result, StepOutcome
 from controller.view import REJECTED, WAITING, NodeInfo, PlanRecord, View
 from shared.clock import MILLISECOND_NS
 from shared.pb import admin_pb2 as pb
-from shared.resources import Resource
+from shared.resources import Resource, amount_text
 
 VALUE_SCALE = 1000  # core's integer value of one quantum of use; micro-units are a thousandth
 HOLD_TEXT = {
@@ -94,9 +95,18 @@ def state_word(view: View, snapshot: Snapshot, machine: int) -> str:
         return "observe"
     if hold is not Hold.NONE:
         return f"held: {HOLD_TEXT[hold]}"
-    moving = _movement(view, machine)
-    if moving:
-        return moving
+    return _movement(view, machine) or _rest(view, snapshot, machine)
+
+
+def _rest(view: View, snapshot: Snapshot, machine: int) -> str:
+    """Why a VM that may move does not."""
+    short = [
+        f"{resource.word} {amount_text(resource, amount)}"
+        for resource in Resource
+        if (amount := _short(view, machine, resource))
+    ]
+    if short:
+        return f"short: {', '.join(short)}"
     return "pinned" if bool((snapshot.pin[machine] != MISSING).any()) else "steady"
 
 
@@ -147,6 +157,13 @@ def quantile(forecast: Forecast, machine: int, resource: Resource, share: float)
 
 def known(amount: int) -> int | None:
     return None if amount == MISSING else int(amount)
+
+
+def _short(view: View, machine: int, resource: Resource) -> int:
+    """How far the newest decision leaves the VM below what its violation budget asks for."""
+    if view.decision is None:
+        return 0
+    return shortfall(view.decision.bins, view.decision.allocation, machine, resource)
 
 
 def _movement(view: View, machine: int) -> str:
@@ -235,6 +252,7 @@ def _amounts(view: View, snapshot: Snapshot, machine: int, resource: Resource) -
         planned = known(decision.allocation.level[at])
     return pb.Amounts(
         resource=resource.word,
+        short=_short(view, machine, resource) or None,
         used=known(snapshot.used[at]),
         limit=known(snapshot.limit[at]),
         floor=known(snapshot.floor[at]),

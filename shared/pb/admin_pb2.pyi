@@ -108,7 +108,7 @@ class NodeRow(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., parent_id: _Optional[str] = ..., role: _Optional[str] = ..., connected: _Optional[bool] = ..., age_ms: _Optional[int] = ..., resources: _Optional[_Iterable[_Union[Amounts, _Mapping]]] = ..., levers: _Optional[_Mapping[str, str]] = ..., vms: _Optional[int] = ...) -> None: ...
 
 class Amounts(_message.Message):
-    __slots__ = ("resource", "used", "limit", "capacity", "floor", "ceiling", "forecast_p50", "forecast_p95", "planned", "price_micro")
+    __slots__ = ("resource", "used", "limit", "capacity", "floor", "ceiling", "forecast_p50", "forecast_p95", "planned", "price_micro", "short")
     RESOURCE_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
@@ -119,6 +119,7 @@ class Amounts(_message.Message):
     FORECAST_P95_FIELD_NUMBER: _ClassVar[int]
     PLANNED_FIELD_NUMBER: _ClassVar[int]
     PRICE_MICRO_FIELD_NUMBER: _ClassVar[int]
+    SHORT_FIELD_NUMBER: _ClassVar[int]
     resource: str
     used: int
     limit: int
@@ -129,7 +130,8 @@ class Amounts(_message.Message):
     forecast_p95: int
     planned: int
     price_micro: int
-    def __init__(self, resource: _Optional[str] = ..., used: _Optional[int] = ..., limit: _Optional[int] = ..., capacity: _Optional[int] = ..., floor: _Optional[int] = ..., ceiling: _Optional[int] = ..., forecast_p50: _Optional[int] = ..., forecast_p95: _Optional[int] = ..., planned: _Optional[int] = ..., price_micro: _Optional[int] = ...) -> None: ...
+    short: int
+    def __init__(self, resource: _Optional[str] = ..., used: _Optional[int] = ..., limit: _Optional[int] = ..., capacity: _Optional[int] = ..., floor: _Optional[int] = ..., ceiling: _Optional[int] = ..., forecast_p50: _Optional[int] = ..., forecast_p95: _Optional[int] = ..., planned: _Optional[int] = ..., price_micro: _Optional[int] = ..., short: _Optional[int] = ...) -> None: ...
 
 class VmsRequest(_message.Message):
     __slots__ = ("node_id",)

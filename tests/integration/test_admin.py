@@ -232,6 +232,8 @@ def test_explain_shows_options_choice_price_and_what_stopped_more(tmp_path):
         chosen, *others = sorted(memory.options, key=lambda option: option.level != memory.chosen)
         assert chosen.net_value >= max(option.net_value for option in others if option.allowed)
         assert "next best is" in memory.why
+        held = next(amounts for amounts in explained.vm.resources if amounts.resource == "memory")
+        assert held.short == 200 * MIB
 
     run(scenario, tmp_path, full)
 

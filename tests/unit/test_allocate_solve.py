@@ -41,7 +41,7 @@ def drawn(seed, hosts=40, slots=None, bins=None, scale=None):
     rng = np.random.default_rng(seed)
     n, b = slots or int(rng.integers(1, 9)), bins or int(rng.integers(1, 20))
     shape = [(b, 1, 1), (b, n, 1), (b, n, hosts)][rng.integers(3)]
-    level = np.cumsum(rng.integers(1, 6, shape), axis=0) - 1
+    level = np.cumsum(rng.integers(rng.integers(2), 6, shape), axis=0)  # some as light as others
     if rng.random() < 0.3:
         level = (np.arange(b) * rng.integers(1, 4) + rng.integers(0, 3)).reshape(b, 1, 1)
     scale = scale or int(10 ** rng.integers(0, 6))
@@ -166,6 +166,15 @@ def test_concave_hosts_are_recognised_and_need_no_proof():
     found = solve(problem)
     np.testing.assert_array_equal(found.value, plain_dp(problem))
     assert_consistent(problem, found)
+
+
+def test_a_full_host_has_a_price():
+    """Without any room the lightest bins are proven by the price that nobody would pay."""
+    value = np.array([[0, 0], [30, 50], [40, 60]])[:, :, None]
+    found = solve(Problem(value, np.array([2, 3, 5]).reshape(3, 1, 1), np.array([4])))
+    assert found.value.tolist() == [0]
+    assert found.status.tolist() == [Status.OPTIMAL_BY_BOUND]
+    assert found.price_per_quantum()[0] >= 50
 
 
 def test_of_equal_solutions_the_smaller_levels_are_chosen():

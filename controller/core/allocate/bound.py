@@ -99,7 +99,9 @@ class _Bracket:
         self.hosts, self.room, self.one = hosts, room, one
         self.low, self.high = low, high  # (3, h)
         self.best = best  # (n, h) keys at the high end
-        self.least, self.at = low[2].copy(), low[0].copy()  # lowest bound so far, and its price
+        # The lowest bound so far, and its price: without room, already that of the high end.
+        tops = high[2] + high[0] * (room - high[1])
+        self.least, self.at = np.minimum(low[2], tops), np.where(tops < low[2], high[0], low[0])
         self.live = np.ones(hosts.size, dtype=np.bool_)
         self._meet()
 
@@ -163,11 +165,9 @@ def bound(block: Block, keys: Keys, warm: Ints | None = None) -> Bounded:
     found = Bounded(keys.bins(best), weight, gain // one, gain, free, free.copy())
     active = np.flatnonzero((weight > room) & (room >= 0))
     low = np.stack([free, weight, gain])[:, active]
-    high = np.zeros_like(low)
-    high[0] = (block.steepest * one + one)[active]
-    lightest = np.full((block.slots, active.size), keys.mask, dtype=best.dtype)
-    state = _Bracket(active, room[active], one[active], low, high, lightest)
     part = keys if active.size == room.size else keys.select(active)
+    lightest, high = _lightest(part, (block.steepest * one + one)[active])
+    state = _Bracket(active, room[active], one[active], low, high, lightest)
     turn = 0
     while state.hosts.size:
         if 2 * np.count_nonzero(state.live) <= state.hosts.size:
@@ -176,6 +176,15 @@ def bound(block: Block, keys: Keys, warm: Ints | None = None) -> Bounded:
         turn += 1
         state.move(part, state.next_price(turn, warm))
     return found
+
+
+def _lightest(keys: Keys, price: Ints) -> tuple[AnyInts, Ints]:
+    """(n, h) best keys at a price that no quantum is worth, and that end of a bracket, (3, h)."""
+    if bool((keys.weight[1:2] == 0).any()):  # a better bin may be as light as the first
+        best, weight, reduced = keys.best(price)
+        return best, np.stack([price, weight, reduced + price * weight])
+    best = np.full(keys.key.shape[1:], keys.mask, dtype=keys.key.dtype)
+    return best, np.stack([price, np.zeros_like(price), np.zeros_like(price)])
 
 
 def _near(warm: Ints, below: Ints, above: Ints, turn: int, otherwise: Ints) -> Ints:

@@ -49,6 +49,17 @@ def allocate(snapshot: Snapshot, forecast: Forecast, bins: Bins, policy: Policy)
     return Allocation(level, value, total, price, tuple(zip(*words, strict=True)))
 
 
+def shortfall(bins: Bins, allocation: Allocation, machine: int, resource: Resource) -> int:
+    """How far a grant is below what the violation budget asks for; 0: it is not.
+
+    Only where there was a choice: what is held or pinned asks for nothing.
+    """
+    needed = int(bins.needed[machine, resource])
+    if bins.count[machine, resource] <= 1 or needed == MISSING:
+        return 0
+    return max(needed - int(allocation.level[machine, resource]), 0)
+
+
 class _One:
     """One resource's view of the snapshot while it is solved."""
 

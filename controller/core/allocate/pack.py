@@ -26,7 +26,7 @@ class Packed:
     """h parents and their children in up to n slots."""
 
     parent: Ints  # (h,) nodes
-    child: Ints  # (n, h) nodes; -1: an empty slot
+    child: Ints  # (h, n) nodes; -1: an empty slot
     problem: Problem  # capacities are those asked for
 
 
@@ -97,7 +97,7 @@ class Family:
         if level is None:
             level = places.host_minor(self.forest.level, self._level_type)
         problem = Problem(places.host_minor(worth, worth.dtype), level, capacity)
-        return Packed(parents, np.ascontiguousarray(child.T), problem)
+        return Packed(parents, child, problem)
 
 
 class _Places:

@@ -177,10 +177,11 @@ class _Solving:
     def _place(self, packed: Packed, found: Solution) -> None:
         infeasible = found.status == Status.INFEASIBLE
         self.price[packed.parent] = np.where(infeasible, np.nan, found.price_per_quantum())
-        taken = (packed.child >= 0) & ~infeasible
+        taken = (packed.child >= 0) & ~infeasible[:, None]
         child = packed.child[taken]
-        self.option[child] = self.blocked[child] + found.bin[taken]
-        self.level[child] = self.forest.level[self.forest.first[child] + self.option[child]]
+        option = self.blocked[child] + found.bin.T[taken]
+        self.option[child] = option
+        self.level[child] = self.forest.level[self.forest.first[child] + option]
 
     def _values(self, roots: Ints) -> Ints:
         """What the chosen options are worth, tree by tree."""
