@@ -44,6 +44,10 @@ def draw_case(random: Generator) -> Case:
         )
     )
     level = _levels(random, grid, shape, (bins, slots, hosts))
+    if random.random() < 0.1:  # some bins as light as the one before, and worth something else
+        same = random.random((bins - 1, *level.shape[1:])) < 0.4
+        step = np.where(same, 0, np.diff(level, axis=0))
+        level = np.concatenate([level[:1], level[:1] + np.cumsum(step, axis=0)])
     if not dense:
         level = level * int(random.integers(1, ((1 << 31) - 1) // max(int(level.max()), 1)))
     scale = int(random.choice([1, 10, 10**3, 10**6, 10**9, VALUE_MAX], p=SCALE_SHARES))

@@ -153,9 +153,11 @@ def _steepest(gain: AnyInts, highest: AnyInts, weight: AnyInts) -> Ints:
     if gain.shape[0] == 1:
         return np.zeros(gain.shape[2], dtype=np.int64)
     if weight.shape[1:] == (1, 1):
-        most = (highest[1:] / np.maximum(weight[1:, 0], 1)).max(axis=0)
-    else:
-        most = (gain[1:] / np.maximum(weight[1:], 1)).max(axis=(0, 1))
+        gain, weight = highest, weight[:, 0]
+    slope = gain[1:] / np.maximum(weight[1:], 1)
+    if bool((weight[1] == 0).any()):
+        slope *= weight[1:] > 0
+    most = slope.max(axis=tuple(range(slope.ndim - 1)))
     return np.asarray(np.ceil(np.maximum(most, 0)) + 1).astype(np.int64)
 
 
