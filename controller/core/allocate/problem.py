@@ -120,11 +120,11 @@ class Forest:
     def roots(self) -> Ints:
         return np.flatnonzero(self.parent < 0)
 
-    def rooms(self) -> Ints:
-        """(o,) quanta that each option leaves to the children."""
+    def room_at(self, option: Ints, node: Ints) -> Ints:
+        """(k,) quanta that options, as places of `level`, leave to the children of their nodes."""
         if self.room is not None:
-            return self.room
-        return self.level - np.repeat(self.overhead, np.diff(self.first))
+            return self.room[option]
+        return self.level[option] - self.overhead[node]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,7 +24,8 @@ def best_within(problem: Problem, state: Ints, host: Ints) -> AnyInts:
         return np.asarray(core_rows(_whole(problem))[host, state])
     asked = np.bincount(state) > 0
     found = _side_by_side(problem, np.flatnonzero(asked))
-    return np.asarray(found[np.cumsum(asked)[state] - 1, host])
+    row = np.cumsum(asked) - 1
+    return found.ravel().take(row[state] * problem.hosts + host)
 
 
 def least_of(problem: Problem) -> Ints:

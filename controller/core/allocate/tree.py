@@ -79,7 +79,7 @@ class _Solving:
         """Gives the parents' own options the best that their children make of them."""
         self.blocked[parents] = self.family.options[parents]  # until shown otherwise
         for batch, bins, slots in self.family.batches(self._possible(parents), self.blocked):
-            widest = self._room(self.forest.first[batch + 1] - 1, batch)
+            widest = self.forest.room_at(self.forest.first[batch + 1] - 1, batch)
             packed = self._pack(batch, bins, slots, widest)
             self._keep(packed[0])
             room = room_of(packed[0].problem)
@@ -90,12 +90,6 @@ class _Solving:
                 self._by_size(
                     int(batch[host]), [one.problem.of(slice(host, host + 1)) for one in packed]
                 )
-
-    def _room(self, option: Ints, node: Ints) -> Ints:
-        """Quanta that options of these nodes leave to the children."""
-        if self.forest.room is not None:
-            return self.forest.room[option]
-        return self.forest.level[option] - self.forest.overhead[node]
 
     def _pack(self, batch: Ints, bins: int, slots: int, capacity: Ints) -> list[Packed]:
         """With what was found for each child, and, where that differs, with what is possible."""
@@ -124,7 +118,7 @@ class _Solving:
         option = ranges(self.forest.first[parents], self.family.options[parents])
         guests = []
         for problem in problems:
-            room = self._room(option, parents[host]) - least_of(problem)[host]
+            room = self.forest.room_at(option, parents[host]) - least_of(problem)[host]
             state = np.clip(room, 0, room_of(problem)[host])
             base = problem.value[0].sum(axis=0, dtype=np.int64)
             guests.append(best_within(problem, state, host) + base[host])
@@ -134,7 +128,7 @@ class _Solving:
     def _by_size(self, parent: int, problems: list[Problem]) -> None:
         """One size after the other, where a row would be too long; proven within the budget."""
         option = np.arange(self.forest.first[parent], self.forest.first[parent + 1])
-        room = self._room(option, np.full(option.size, parent))
+        room = self.forest.room_at(option, np.full(option.size, parent))
         alone = [one.of(np.zeros(option.size, dtype=np.int64)) for one in problems]
         found = [solve(Problem(one.value, one.level, room), budget=self.budget) for one in alone]
         fits = found[0].status != Status.INFEASIBLE
@@ -167,7 +161,7 @@ class _Solving:
     def _down(self, parents: Ints) -> None:
         """Hands the parents' levels to their children."""
         for batch, bins, slots in self.family.batches(parents, self.blocked):
-            room = self._room(self.forest.first[batch] + self.option[batch], batch)
+            room = self.forest.room_at(self.forest.first[batch] + self.option[batch], batch)
             kept = self.kept.pop(int(batch[0]), None)
             if kept is None or not np.array_equal(kept.parent, batch):
                 kept = self._pack(batch, bins, slots, room)[0]
