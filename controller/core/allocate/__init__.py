@@ -5,10 +5,11 @@
     tree      nested hosts, jointly: pack, rows upwards, solve downwards
     certify   what a solution claims, recomputed; resolve: a new solution where little changed
     grants    the allocation of a snapshot; value: what each candidate grant is worth
-    coupled   several resources at once, where they share a cost: coupled_problem, its bound with
-              coupled_master, coupled_core, its search with coupled_pairs; coupled_flavours
-    instance  problems from files, with answer, whatif and relax; coupled_forest, coupled_answer
-              and coupled_whatif where capacities are lists
+    coupled   several resources at once, where they share a cost: coupled_problem, coupled_bound
+              with coupled_master, coupled_core, coupled_search with coupled_pairs;
+              coupled_flavours makes such problems from single resources
+    instance  problems from files, by instance_nodes and instance_values, with answer, whatif and
+              relax; coupled_forest, coupled_answer, coupled_whatif where capacities are lists
 
 Knows nothing of plans, steps or safety: core.verify is a second opinion that never looks here.
 """
