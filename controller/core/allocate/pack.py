@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike
 from controller.core.allocate.problem import LEVEL_MAX, AnyInts, Forest, Ints, Problem
 
 ENTRIES_AT_ONCE = 1 << 20  # of a problem's values; bounds the memory
-ENTRIES_IN_CACHE = 1 << 14  # turned around at once
+ENTRIES_IN_CACHE = 1 << 15  # turned around at once
 _BITS = 8  # more than the logarithm of a number of options needs
 # Numbers of slots, a quarter apart.
 _SLOTS = np.unique(np.ceil(1.25 ** np.arange(100))).astype(np.int64)
@@ -144,16 +144,14 @@ class _Places:
 
     def _pad(self, piece: AnyInts, table: AnyInts, first: Ints, options: Ints) -> None:
         """Repeats the last option of a child that has fewer; nothing where there is no child."""
-        bins = np.arange(self.bins)
-        beyond = first > table.size - self.bins  # its stretch would have ended after the table
-        if beyond.any():
-            piece[beyond] = table[np.minimum(first[beyond][:, None] + bins, table.size - 1)]
-        empty = options == 0
-        fewest = int(np.where(empty, self.bins, options).min())
-        last = table[np.where(empty, 0, first + options - 1)][:, :, None]
-        np.copyto(piece[:, :, fewest:], last, where=bins[fewest:] >= options[:, :, None])
-        if empty.any():
-            piece[empty] = 0
+        host, slot = np.nonzero(options < self.bins)
+        first, options = first[host, slot], options[host, slot]
+        fewest = int(options[options > 0].min(initial=self.bins))
+        if (first > table.size - self.bins).any():  # a stretch that would end after the table
+            fewest = 0
+        option = np.minimum(np.arange(fewest, self.bins), np.maximum(options[:, None] - 1, 0))
+        piece[host, slot, fewest:] = table[first[:, None] + option]
+        piece[host[options == 0], slot[options == 0]] = 0
 
 
 def ranges(first: Ints, count: Ints) -> Ints:
