@@ -155,7 +155,7 @@ def _show(
     for name, tree in _objects(told["trees"]).items():
         if "why" in _objects(tree):
             out.print(f"  [red]{escape(name)}[/]: {escape(str(_objects(tree)['why']))}")
-    shown = _table("node", ">level", ">worth", ">one more quantum")
+    shown = _table("node", ">level", ">worth", ">shadow price")
     levels, prices = _objects(told["levels"]), _objects(told["prices"])
     own = _own_values(instance, solution)
     for place, depth in _from_top(instance):

@@ -69,7 +69,6 @@ class _One:
         self.snapshot, self.quantum, self.value = snapshot, quantum, value
         self.level = bins.level[:, resource]
         self.count = bins.count[:, resource]
-        self.lowest = bins.lowest[:, resource]
         self.limit = snapshot.limit[:, resource]
         self.capacity = snapshot.capacity[:, resource]
         self.kept = snapshot.overhead[:, resource] + snapshot.reserve[:, resource]

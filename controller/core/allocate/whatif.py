@@ -145,7 +145,7 @@ def _why(case: _Case, options: tuple[Forced, ...]) -> str:
         cost = f"with it the whole would be worth {forced.loss} less"
     host = case.ids[case.parent]
     price = float(case.solution.price[case.parent])
-    at_price = f", where one more quantum is worth {price:.3f}" if np.isfinite(price) else ""
+    at_price = f", at a shadow price of {price:.3f} per quantum" if np.isfinite(price) else ""
     more = f"{forced.level} would be worth {gain} more by itself"
     if forced.level < case.levels[case.option]:
         return f"{more}, but what it holds makes more of {case.level}; {cost}"
