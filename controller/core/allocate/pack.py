@@ -2,7 +2,7 @@
 
 Trees are ragged, arrays are not. Parents with about as many children are taken together, and their
 children padded: a child with fewer options repeats its last, a place without a child takes nothing.
-How a parent is padded depends on itself alone, and so does its solution.
+How a parent is padded depends on itself alone, as far as solvers see it, and so does its solution.
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import DTypeLike
 
-from controller.core.allocate.problem import LEVEL_MAX, AnyInts, Forest, Ints, Problem
+from controller.core.allocate.problem import AnyInts, Forest, Ints, Problem
 
 ENTRIES_AT_ONCE = 1 << 20  # of a problem's values; bounds the memory
 ENTRIES_IN_CACHE = 1 << 15  # turned around at once
@@ -40,8 +39,6 @@ class Family:
         self.children = np.bincount(forest.parent + 1, minlength=nodes + 1)[1:]  # (m,) how many
         self._first = forest.roots.size + np.cumsum(self.children) - self.children
         self.options = np.diff(forest.first)  # (m,) how many
-        last = forest.level[forest.first[1:][self.options > 0] - 1]
-        self._level_type = np.int32 if last.max(initial=0) <= LEVEL_MAX else np.int64
 
     def below(self, parents: Ints) -> Ints:
         """The children of all these parents, parent by parent."""
@@ -74,7 +71,7 @@ class Family:
         for key in np.unique(shape):
             chosen = np.flatnonzero(shape == key)
             bins = int(most[chosen].max())
-            # As few as all need; but what a solver derives from a number of bits must not change.
+            # As few as all of them need, but the solvers' bits for a sum over slots stay the same.
             width = max(int(count[chosen].max()), 1 << int(slots[chosen[0]]).bit_length() - 1)
             size = max(1, ENTRIES_AT_ONCE // (bins * width))
             for start in range(0, chosen.size, size):
@@ -95,8 +92,8 @@ class Family:
         )
         level = places.shared(self.forest.level)
         if level is None:
-            level = places.host_minor(self.forest.level, self._level_type)
-        problem = Problem(places.host_minor(worth, worth.dtype), level, capacity)
+            level = places.host_minor(self.forest.level)
+        problem = Problem(places.host_minor(worth), level, capacity)
         return Packed(parents, child, problem)
 
 
@@ -106,10 +103,10 @@ class _Places:
     def __init__(self, first: Ints, options: Ints, bins: int) -> None:
         self.first, self.options, self.bins = first, options, bins  # (h, n), 0 options: no child
 
-    def host_minor(self, table: AnyInts, dtype: DTypeLike) -> AnyInts:
+    def host_minor(self, table: AnyInts) -> AnyInts:
         """(b, n, h) of a table (o,), turned piece by piece while it is in the cache."""
         hosts, slots = self.first.shape
-        turned = np.empty((self.bins, slots, hosts), dtype=dtype)
+        turned = np.empty((self.bins, slots, hosts), dtype=table.dtype)
         for some, piece in self._pieces(table):
             turned[:, :, some] = piece.T
         return turned
