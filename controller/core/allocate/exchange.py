@@ -15,35 +15,34 @@ from controller.core.allocate.problem import AnyInts, Ints
 ROUNDS = 6  # after that almost nothing is gained
 
 
-def fill(
-    block: Block, hosts: Ints, bins: Ints, weight: Ints, gain: Ints, heavier: Ints
-) -> tuple[Ints, Ints, Ints]:
-    """Bins (n, k), weights and gains (k,) with the first VMs at heavier bins, as far as these fit.
+def fill(block: Block, hosts: Ints, bins: Ints, weight: Ints, gain: Ints, heavier: Ints) -> None:
+    """Puts the first VMs of k of the hosts at heavier bins (n, k), as far as these fit.
 
-    `bins`: a solution of this weight and gain for k of the hosts; `heavier` (n, k): no bin below.
+    Improves the solutions of the block in place: bins (n, h), their weights and gains (h,).
     """
-    more = picked(block.weight, heavier, hosts) - picked(block.weight, bins, hosts)
-    taken = np.cumsum(more, axis=0, dtype=np.int64) <= block.room[hosts] - weight
-    step = picked(block.gain, heavier, hosts) - picked(block.gain, bins, hosts)
-    weight = weight + np.where(taken, more, 0).sum(axis=0, dtype=np.int64)
-    gain = gain + np.where(taken, step, 0).sum(axis=0, dtype=np.int64)
-    return np.where(taken, heavier, bins), weight, gain
+    now = bins[:, hosts]
+    more = picked(block.weight, heavier, hosts) - picked(block.weight, now, hosts)
+    taken = np.cumsum(more, axis=0, dtype=np.int64) <= (block.room - weight)[hosts]
+    step = picked(block.gain, heavier, hosts) - picked(block.gain, now, hosts)
+    bins[:, hosts] = np.where(taken, heavier, now)
+    weight[hosts] += np.where(taken, more, 0).sum(axis=0, dtype=np.int64)
+    gain[hosts] += np.where(taken, step, 0).sum(axis=0, dtype=np.int64)
 
 
-def exchange(block: Block, hosts: Ints, bins: Ints, weight: Ints, gain: Ints) -> tuple[Ints, Ints]:
-    """Better bins (n, k) and gains (k,) for k of the hosts, whose bins weigh `weight`; in place.
+def exchange(block: Block, hosts: Ints, bins: Ints, weight: Ints, gain: Ints) -> None:
+    """Gives k of the hosts better bins; all of the block, in place: bins (n, h), the others (h,).
 
     Each round moves, per host, the one VM that gains most; the first of equals, to the lightest
     bin of that gain.
     """
     bits, mask = block.index_bits, (1 << block.index_bits) - 1
-    best_up_to, room = _best_up_to(block, hosts), block.room[hosts]
-    active = np.flatnonzero(weight < room)
+    best_up_to = _best_up_to(block, hosts)
+    active = np.flatnonzero(weight[hosts] < block.room[hosts])
     for _ in range(ROUNDS):
-        now = bins[:, active]
         there = hosts[active]
+        now = bins[:, there]
         heavy = picked(block.weight, now, there).astype(np.int64)
-        reach = _last_within(block, heavy + (room - weight)[active], there)
+        reach = _last_within(block, heavy + (block.room - weight)[there], there)
         found = picked(best_up_to, reach, active)
         more = (found >> bits) - picked(block.gain, now, there)
         columns = np.arange(active.size)
@@ -51,14 +50,13 @@ def exchange(block: Block, hosts: Ints, bins: Ints, weight: Ints, gain: Ints) ->
         better = more[slot, columns] > 0
         if not better.any():
             break
-        slot, columns, active = slot[better], columns[better], active[better]
+        slot, columns, active, there = slot[better], columns[better], active[better], there[better]
         chosen = mask - (found[slot, columns] & mask)
-        bins[slot, active] = chosen
-        gain[active] += more[slot, columns]
+        bins[slot, there] = chosen
+        gain[there] += more[slot, columns]
         at = slot if block.weight.shape[1] > 1 else 0
-        host = hosts[active] if block.weight.shape[2] > 1 else 0
-        weight[active] += block.weight[chosen, at, host] - heavy[slot, columns]
-    return bins, gain
+        host = there if block.weight.shape[2] > 1 else 0
+        weight[there] += block.weight[chosen, at, host] - heavy[slot, columns]
 
 
 def _best_up_to(block: Block, hosts: Ints) -> AnyInts:

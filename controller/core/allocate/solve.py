@@ -8,14 +8,15 @@ concave on an even grid, the greatest increments are the solution and nothing ne
 import numpy as np
 
 from controller.core.allocate.block import Block, Memory, blocks_of
-from controller.core.allocate.bound import Keys, bound
+from controller.core.allocate.bound import Bounded, Keys, bound
 from controller.core.allocate.concave import is_concave, take_increments
 from controller.core.allocate.exchange import exchange, fill
 from controller.core.allocate.problem import NOTHING, Ints, Problem, Solution, Status
 from controller.core.allocate.search import Open, joined, search, survivors
 
 BUDGET = 1 << 28  # states times options of one host's search: about half a second
-ENTRIES_AT_ONCE = 3 << 19  # of a block: so many that what is done once per block costs little
+ENTRIES_AT_ONCE = 1 << 20  # of a block: so many that what is done once per block costs little
+LOOSE = 16  # hosts with more than this part of their room left over are filled first
 SURVIVORS_AT_ONCE = 1 << 19  # bounds what waits for the search
 
 
@@ -79,16 +80,23 @@ class _Solving:
         bins, gain = first.bin, first.gain
         still = np.flatnonzero((gain < most) & (block.room >= 0))
         if still.size:
-            some = keys.select(still)
-            heavier = some.bins(some.best(first.lower[still])[0])
-            filled = fill(block, still, bins[:, still], first.weight[still], gain[still], heavier)
-            bins[:, still], gain[still] = exchange(block, still, *filled)
+            self._improve(block, keys, first, still)
             still = still[gain[still] < most[still]]
         self.bin[:, hosts], self.gain[hosts] = bins, gain
         self.bound[hosts], self.price[hosts] = most, first.price
         if still.size:
             some, price, target = keys.select(still), first.price[still], first.bound[still]
             self._wait(survivors(block, some, still, price, target, gain[still], hosts[still]))
+
+    def _improve(self, block: Block, keys: Keys, first: Bounded, still: Ints) -> None:
+        """Better solutions of some hosts, written into `first`."""
+        left = block.room - first.weight
+        loose = still[LOOSE * left[still] > block.room[still]]
+        if loose.size:
+            some = keys.select(loose)
+            heavier = some.bins(some.best(first.lower[loose])[0])
+            fill(block, loose, first.bin, first.weight, first.gain, heavier)
+        exchange(block, still, first.bin, first.weight, first.gain)
 
     def _wait(self, opened: Open) -> None:
         self.open.append(opened)
