@@ -5,6 +5,7 @@ the room that the first bins leave. Prices are fixed-point: whole units of 2**-s
 quantum, so that every bound is an integer and exact.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,7 @@ class Memory:
 
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.integer]) -> AnyInts:
         """Uninitialised; what was in it under this name is lost."""
-        size = int(np.prod(shape)) * dtype.itemsize
+        size = math.prod(shape) * dtype.itemsize
         kept = self._kept.get(name)
         if kept is None or kept.size < size:
             kept = self._kept[name] = np.empty(size, dtype=np.uint8)

@@ -71,10 +71,10 @@ class Keys:
 
     def best(self, price: Ints | None = None) -> tuple[AnyInts, Ints, Ints]:
         """(n, h) best keys at a price, or at none; (h,) their weight and their reduced gain."""
-        best: AnyInts = (self.key if price is None else self.reduced(price)).max(axis=0)
+        best: AnyInts = np.maximum.reduce(self.key if price is None else self.reduced(price))
         index = best & self.mask
-        places = index.sum(axis=0, dtype=np.int64)
-        gain = (best.sum(axis=0, dtype=np.int64) - places) >> self.bits
+        places = np.add.reduce(index, dtype=np.int64)
+        gain = (np.add.reduce(best, dtype=np.int64) - places) >> self.bits
         if self.step is None:
             hosts = np.arange(best.shape[1])
             weight = picked(self.weight, self.mask - index, hosts).sum(axis=0, dtype=np.int64)
@@ -123,7 +123,7 @@ class _Bracket:
     def move(self, keys: Keys, price: Ints) -> None:
         """Asks what is taken at the prices; hosts that are done stay as they are."""
         best, weight, reduced = keys.best(price)
-        found = np.stack([price, weight, reduced + price * weight])
+        found = np.array([price, weight, reduced + price * weight])
         value = reduced + price * self.room
         fits = self.live & (weight <= self.room)
         np.copyto(self.high, found, where=fits)
