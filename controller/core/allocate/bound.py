@@ -16,6 +16,7 @@ import numpy as np
 from controller.core.allocate.block import Block, Memory, columns, picked
 from controller.core.allocate.problem import AnyInts, Bools, Ints
 
+ROW_LEAST = 1 << 12  # slots times hosts from which rows are evaluated one by one
 BISECT_EVERY = 4  # turns; the meeting point alone can creep along one end
 CLOSE_ENOUGH = 4  # stop where the bound cannot fall by more than a unit over this
 
@@ -40,6 +41,7 @@ class Keys:
         self.bits = block.index_bits
         self.mask = (1 << self.bits) - 1
         self.weight, self.step = block.weight, block.step
+        self.more = np.diff(block.weight, axis=0)  # from one bin to the next
         self._memory, self._depth = memory, 0
         self.key = memory.array("key", block.gain.shape, dtype)
         factor = (np.int64(1) << (block.shift + self.bits)).astype(dtype)
@@ -53,6 +55,7 @@ class Keys:
         chosen._memory, chosen._depth = self._memory, self._depth + 1
         shared = self.weight.shape[2] == 1
         chosen.weight = self.weight if shared else columns(self.weight, hosts)
+        chosen.more = self.more if shared else columns(self.more, hosts)
         shape = (*self.key.shape[:2], hosts.size)
         place = self._memory.array(f"key {chosen._depth}", shape, self.key.dtype)
         chosen.key = columns(self.key, hosts, out=place)
@@ -71,7 +74,7 @@ class Keys:
 
     def best(self, price: Ints | None = None) -> tuple[AnyInts, Ints, Ints]:
         """(n, h) best keys at a price, or at none; (h,) their weight and their reduced gain."""
-        best: AnyInts = np.maximum.reduce(self.key if price is None else self.reduced(price))
+        best = np.maximum.reduce(self.key) if price is None else self._highest(price)
         index = best & self.mask
         places = np.add.reduce(index, dtype=np.int64)
         gain = (np.add.reduce(best, dtype=np.int64) - places) >> self.bits
@@ -81,6 +84,27 @@ class Keys:
         else:
             weight = self.step * (best.shape[0] * self.mask - places)
         return best, weight, gain
+
+    def _highest(self, price: Ints) -> AnyInts:
+        """(n, h) what `reduced` has at most over the bins.
+
+        From the heaviest bin down, as a polynomial is evaluated: what is best from a bin on is that
+        bin, or what was best from the next on less the price of the quanta between them. Reads
+        every key once and writes only this row; for few hosts more calls cost more than that saves.
+        """
+        if self.key[0].size < ROW_LEAST:
+            return np.asarray(np.maximum.reduce(self.reduced(price)))
+        best: AnyInts = self.key[-1].copy()
+        below = (price << self.bits).astype(best.dtype)
+        less = np.empty_like(best)
+        if self.step is not None:
+            less[:] = self.step * below
+        for place in range(self.key.shape[0] - 2, -1, -1):
+            if self.step is None:
+                np.multiply(self.more[place], below, out=less)
+            np.subtract(best, less, out=best)
+            np.maximum(best, self.key[place], out=best)
+        return best
 
     def bins(self, best: AnyInts) -> Ints:
         return np.asarray(self.mask - (best & self.mask), dtype=np.int64)

@@ -15,7 +15,7 @@ from controller.core.allocate.problem import NOTHING, Ints, Problem, Solution, S
 from controller.core.allocate.search import Open, joined, search, survivors
 
 BUDGET = 1 << 28  # states times options of one host's search: about half a second
-ENTRIES_AT_ONCE = 1 << 20  # of a block: so many that what is done once per block costs little
+ENTRIES_AT_ONCE = 3 << 19  # of a block: so many that what is done once per block costs little
 LOOSE = 16  # hosts with more than this part of their room left over are filled first
 SURVIVORS_AT_ONCE = 1 << 19  # bounds what waits for the search
 
