@@ -21,7 +21,7 @@ _ROUNDING = 1e-6
 class Moment:
     """The past of s series up to now, on one grid; the newest step is the last."""
 
-    end_s: int  # unix time at which the newest step ends
+    end_s: int | Ints  # unix time at which the newest step ends; one for all, or (s,)
     step_s: int
     window: Floats  # (s, w) mean of each step
     peak: Floats  # (s, w) highest within each step; the mean where sources tell no more

@@ -1,0 +1,78 @@
+"""Training with torch: the same network, better after it, the same again for the same seed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: no training here")
+
+from controller.forecast.examples import Source, draw, epoch  # noqa: E402 - after the skip
+from controller.forecast.network import below  # noqa: E402
+from controller.forecast.training import Plan, TorchNetwork, train  # noqa: E402
+
+SMALL_PLAN = Plan(hidden=8, epochs=3, windows=4000, validation=1500, seed=3)
+
+
+def steps_source(seed=1, step_s=300, resources=1):
+    """Machines that go between two levels, two steps at each: what comes is never what is."""
+    rng = np.random.default_rng(seed)
+    phase = np.arange(400) + rng.integers(0, 4, (resources, 20, 1))
+    level = np.where(phase % 4 < 2, 0.7, 0.1) + rng.normal(0, 0.01, phase.shape)
+    share = np.maximum(level, 0).astype(np.float32)
+    share[:, 0, :50] = np.nan
+    return Source("steps", share, 1_700_000_000, step_s)
+
+
+def test_without_torch_it_says_the_same():
+    torch.manual_seed(1)
+    learner = TorchNetwork(8)
+    examples = draw(steps_source(), np.random.default_rng(1), 300, 600)
+    given = examples.inputs
+    newest = torch.tensor(given.newest, dtype=torch.float32)
+    with torch.no_grad():
+        logits = learner(torch.from_numpy(given.sequence), torch.from_numpy(given.facts), newest)
+        mass = torch.softmax(logits, dim=1).numpy()
+        scores = learner.losses(logits, newest, torch.tensor(examples.target, dtype=torch.float32))
+    found = learner.export().masses(given)
+    np.testing.assert_allclose(found, mass, atol=1e-5)
+    shares = np.arange(1, 21) / 20
+    cdf = below(found, given.newest, np.broadcast_to(shares, (len(found), 20)))
+    passed = examples.target[:, None] < shares
+    np.testing.assert_allclose(((cdf - passed) ** 2).sum(1), scores[1].numpy(), atol=1e-3)
+
+
+def test_it_learns_what_a_newest_value_does_not_tell():
+    source, judge = steps_source(1), steps_source(2)
+    plan = replace(SMALL_PLAN, epochs=5, windows=20_000)
+    reached = list(train([source], [judge], plan))
+    assert [one.epoch for one in reached] == [1, 2, 3, 4, 5]
+    judged = epoch([judge], np.random.default_rng([3, 0]), 1500, 600)
+    newest = np.exp(judged.inputs.newest)[:, None]
+    shares = np.arange(1, 21) / 20
+    persistence = ((1.0 * (newest < shares) - (judged.target[:, None] < shares)) ** 2).sum(1).mean()
+    assert reached[-1].best < 0.5 * persistence
+
+
+def test_the_same_seed_gives_the_same_network():
+    torch.set_num_threads(1)
+    one, other = (list(train([steps_source()], [steps_source(2)], SMALL_PLAN)) for _ in range(2))
+    assert one[-1].score == other[-1].score
+    np.testing.assert_array_equal(one[-1].network.second, other[-1].network.second)
+
+
+@pytest.mark.parametrize("step_s", [30, 60])
+def test_finer_histories_and_several_resources_are_drawn_from(step_s):
+    rng = np.random.default_rng(4)
+    share = rng.uniform(0, 1, (3, 5, 1200)).astype(np.float32)
+    examples = draw(Source("fine", share, 0, step_s), rng, 200, 600)
+    assert len(examples.target) == 200
+    assert np.abs(examples.inputs.sequence[:, :, 5:7]).sum() > 0, "two other resources are told"
+    assert examples.inputs.sequence[:, :, 7].sum() == 0, "and there is no third"
+
+
+def test_too_short_a_history_is_refused():
+    with pytest.raises(ValueError, match="too few"):
+        draw(
+            Source("s", np.zeros((1, 2, 20), np.float32), 0, 300), np.random.default_rng(1), 9, 600
+        )
