@@ -11,13 +11,15 @@ from pathlib import Path
 
 import click
 
-from controller import ctl_admin, ctl_allocate, ctl_record
+from controller import ctl_admin, ctl_allocate, ctl_backtest, ctl_record
 from shared.errors import HrapaqError, how_to_install
 
 # What to install when a library is missing: top-level module -> extra of this package.
 EXTRA_OF = {
     "rich": "controller",
     "numpy": "controller",
+    "polars": "controller",
+    "matplotlib": "plot",
     "libvirt": "host",
     "nats_server": "embedded",
 }
@@ -126,5 +128,10 @@ def completion(shell: str) -> None:
     click.echo(kind(cli, {}, "hrapaq", "_HRAPAQ_COMPLETE").source())
 
 
-for _command in (*ctl_admin.COMMANDS, *ctl_record.COMMANDS, ctl_allocate.allocate):
+for _command in (
+    *ctl_admin.COMMANDS,
+    *ctl_record.COMMANDS,
+    ctl_allocate.allocate,
+    ctl_backtest.backtest,
+):
     cli.add_command(_command)

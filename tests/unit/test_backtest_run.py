@@ -1,0 +1,206 @@
+"""Predictors are stepped through time in order, see the past only, and are scored on what came."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from controller.ctl import cli
+from controller.forecast.backtest.peers import PEERS, Persistence
+from controller.forecast.backtest.run import CLASSES, Setup, backtest, load_classes
+from controller.forecast.backtest.traces import Trace, TraceError
+from controller.forecast.moment import Prediction, bin_of
+
+START = 1_372_636_800
+
+
+def trace_of(share, step_s=300):
+    share = np.asarray(share, dtype=np.float32)
+    nothing = np.broadcast_to(np.float32(np.nan), (len(share), 3, share.shape[1]))
+    ids = tuple(f"vm{row}" for row in range(len(share)))
+    late = np.zeros(share.shape, dtype=np.int16)
+    return Trace("made", "cpu", ids, START, step_s, share, nothing, late)
+
+
+class Recorder:
+    """Says what a function of the moment says, and keeps all that it saw."""
+
+    name = "recorder"
+
+    def __init__(self, say=lambda moment: moment.window[:, -1]):
+        self.say, self.seen = say, []
+
+    def step(self, moment):
+        self.seen.append(moment)
+        value = np.nan_to_num(self.say(moment))
+        mass = np.eye(21)[bin_of(value)]
+        return Prediction(mass, np.repeat(value[:, None], 4, axis=1))
+
+
+def test_moments_are_the_past_in_order():
+    share = np.arange(60, dtype=float).reshape(1, 60) / 100
+    recorder = Recorder()
+    backtest(trace_of(share), {"recorder": recorder}, Setup())
+    assert [each.end_s for each in recorder.seen] == [START + 300 * (n + 1) for n in range(60)]
+    for step, moment in enumerate(recorder.seen):
+        assert moment.window.shape == (1, 24)
+        known = moment.window[0][np.isfinite(moment.window[0])]
+        np.testing.assert_allclose(known, share[0, max(0, step - 23) : step + 1], atol=1e-7)
+        assert np.isfinite(moment.window[0, -1])
+        assert moment.others.shape == (1, 3, 24)
+
+
+@pytest.mark.parametrize(("step_s", "ahead"), [(300, 2), (60, 10), (30, 20)])
+def test_the_target_is_the_step_at_the_horizon(step_s, ahead):
+    share = np.linspace(0.1, 0.6, 300)[None]
+    by_step = share[0, 1] - share[0, 0]
+    oracle = Recorder(lambda moment: moment.window[:, -1] + ahead * by_step)
+    outcome = backtest(trace_of(share, step_s), {"oracle": oracle}, Setup())
+    found = outcome.tally["oracle"].result()["all"]
+    assert found["windows"] == 300 - ahead
+    assert found["pinball"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_peak_needs_all_steps_up_to_the_horizon():
+    share = np.array([[0.1, 0.9, 0.2, np.nan, 0.3, 0.4, 0.5]])
+    said = []
+    outcome = backtest(
+        trace_of(share), {"p": Recorder()}, Setup(target="peak"), on_said=said.append
+    )
+    assert outcome.tally["p"].result()["all"]["windows"] == 2
+    np.testing.assert_array_equal(said[0].step, [0, 4])
+    np.testing.assert_allclose(said[0].target, [0.9, 0.5])
+
+
+def test_windows_without_newest_step_or_target_do_not_count():
+    share = np.full((2, 40), 0.3)
+    share[0, 10:20] = np.nan
+    outcome = backtest(trace_of(share), {"p": Persistence()}, Setup())
+    # VM 0: 30 steps seen, the last two and the two before the gap without a target.
+    assert outcome.tally["p"].result()["all"]["windows"] == 38 + 26
+
+
+def test_peers_see_peaks_where_peaks_are_asked_for_and_ours_sees_steps():
+    share = np.array([[0.1, 0.9, 0.2, 0.3]])
+    peer, ours = Recorder(), Recorder()
+    backtest(trace_of(share), {"peer": peer, "ours": ours}, Setup(target="peak"))
+    np.testing.assert_allclose(peer.seen[-1].window[0, -4:], [0.1, 0.9, 0.9, 0.3])
+    np.testing.assert_allclose(ours.seen[-1].window[0, -4:], share[0])
+
+
+def test_long_gaps_of_the_whole_fleet_are_stepped_over():
+    share = np.full((1, 400), 0.3)
+    share[0, 10:300] = np.nan
+    recorder = Recorder()
+    outcome = backtest(trace_of(share), {"p": recorder}, Setup())
+    assert outcome.steps == len(recorder.seen) == 10 + 23 + 100
+    assert recorder.seen[-1].end_s == START + 400 * 300
+
+
+def test_active_and_cold_windows():
+    share = np.full((2, 100), 0.3)
+    share[1, ::2] = 0.5
+    outcome = backtest(trace_of(share), {"p": Persistence()}, Setup())
+    found = outcome.tally["p"].result()
+    assert found["active"]["windows"] == 97  # of one sample nothing varies
+    assert found["cold"]["windows"] == 12
+
+
+def test_load_classes():
+    hours = np.arange(24 * 14)
+    random = np.random.default_rng(1)
+    day = 0.3 + 0.2 * np.sin(2 * np.pi * hours / 24)
+    burst = np.where(random.uniform(size=len(hours)) < 0.08, 0.8, 0.02)
+    made = [np.full(len(hours), 0.01), random.normal(0.3, 0.02, len(hours)), day, burst]
+    load = load_classes(trace_of(np.repeat(made, 12, axis=1)))
+    assert [CLASSES[each] for each in load] == ["idle", "steady", "periodic", "bursty"]
+
+
+def test_a_horizon_that_is_no_whole_number_of_steps_is_refused():
+    with pytest.raises(TraceError, match="450 s is no multiple of 300 s"):
+        backtest(trace_of([[0.1]]), {}, Setup(450))
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    steps = 400
+    random = np.random.default_rng(2)
+    frames = [
+        pl.DataFrame(
+            {
+                "vm_id": [f"vm{vm}"] * steps,
+                "ts": [START + 7 + 300 * n for n in range(steps)],
+                "cpu_util": random.uniform(0, 1, steps).astype(np.float32),
+            }
+        )
+        for vm in range(6)
+    ]
+    path = tmp_path / "made.parquet"
+    pl.concat(frames).write_parquet(path)
+    return path
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli, ["backtest", *map(str, arguments)])
+
+
+def test_the_command_writes_all_that_it_is_asked_for(parquet, tmp_path):
+    told, said, drawn = tmp_path / "o.json", tmp_path / "o.parquet", tmp_path / "o.png"
+    done = call(
+        "--traces", parquet, "--json", told, "--predictions", said, "--plot", drawn,
+        "--predictor", "persistence", "--predictor", "window-histogram", "--vms", 4,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "persistence" in done.output
+    read = json.loads(told.read_text())
+    (trace,) = read["traces"]
+    assert trace["vms"] == 4
+    assert set(trace["predictors"]) == {"persistence", "window-histogram"}
+    assert trace["predictors"]["persistence"]["groups"]["all"]["windows"] == 4 * 398
+    frame = pl.read_parquet(said)
+    assert frame.columns == ["vm_id", "ts", "target", *(f"p_{n}" for n in range(21))]
+    assert len(frame) == 4 * 398
+    assert frame["ts"].min() == START + 7
+    assert frame.select(pl.sum_horizontal(pl.col("^p_.*$"))).to_numpy() == pytest.approx(1)
+    # Whoever scores the file finds what the table says.
+    mass = frame.select(pl.col("^p_.*$")).to_numpy()
+    came = bin_of(frame["target"].to_numpy().astype(float))
+    below = mass.cumsum(axis=1)[:, :20] - (came[:, None] <= np.arange(20))
+    figures = trace["predictors"]["persistence"]["groups"]["all"]
+    assert (below**2).sum(axis=1).mean() == pytest.approx(figures["rps"])
+    assert drawn.read_bytes().startswith(b"\x89PNG")
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "made.parquet", "o.json", "o.parquet", "o.png",
+    ]  # fmt: skip
+
+
+def test_the_same_seed_draws_the_same_vms(parquet, tmp_path):
+    drawn = []
+    for seed in (1, 1, 2):
+        out = tmp_path / f"{len(drawn)}.parquet"
+        call("--traces", parquet, "--vms", 3, "--predictor", "persistence", "--seed", seed,
+             "--predictions", out)  # fmt: skip
+        drawn.append(set(pl.read_parquet(out)["vm_id"]))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_file_without_the_resource_is_refused_in_one_line(parquet):
+    done = call("--traces", parquet, "--resource", "memory")
+    assert done.exit_code == 1
+    assert "memory needs the columns that are missing here: mem_util" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_an_unknown_predictor_is_refused_with_the_closest(parquet):
+    done = call("--traces", parquet, "--predictor", "persistense")
+    assert done.exit_code == 2
+    assert "did you mean 'persistence'?" in done.output
+
+
+def test_all_peers_run_on_every_part_of_the_split(parquet):
+    for part in ("train", "test"):
+        names = [word for name in PEERS for word in ("--predictor", name)]
+        done = call("--traces", parquet, "--part", part, *names)
+        assert done.exit_code == 0, done.output
