@@ -13,7 +13,8 @@ from numpy.random import Generator
 
 from controller.core.state import Bools, Floats, Ints
 from controller.forecast.features import STEP_S, STEPS, Inputs, Singles, inputs
-from controller.forecast.moment import Moment
+from controller.forecast.moment import EDGES, Moment
+from controller.forecast.network import Network, below
 
 OTHERS = 3
 SCALED_SHARE = 0.5
@@ -136,3 +137,12 @@ def batches(examples: Examples, size: int) -> Iterator[Examples]:
             Inputs(given.sequence[rows], given.facts[rows], given.newest[rows]),
             examples.target[rows],
         )
+
+
+def score_of(network: Network, examples: Examples) -> float:
+    """Mean ranked probability score on the 20 bins of the allotment."""
+    given = examples.inputs
+    shares = np.broadcast_to(EDGES, (len(examples.target), len(EDGES)))
+    cdf = below(network.masses(given), given.newest, shares)
+    passed = examples.target[:, None] < EDGES
+    return float(((cdf - passed) ** 2).sum(axis=1).mean())

@@ -6,7 +6,10 @@ machines and times apart; the best weights by their score are what is given back
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -14,6 +17,7 @@ from numpy.random import default_rng
 from torch import Tensor, nn
 from torch.nn import functional
 
+from controller.forecast.checkpoint import CheckpointError
 from controller.forecast.examples import Examples, Source, batches, epoch
 from controller.forecast.features import CHANNELS, FACTS, SMALL
 from controller.forecast.moment import EDGES as SHARES
@@ -48,7 +52,6 @@ class Progress:
     loss: float
     score: float
     best: float
-    network: Network  # the best so far
 
 
 class TorchNetwork(nn.Module):
@@ -104,39 +107,86 @@ class TorchNetwork(nn.Module):
         )
 
 
-def train(sources: list[Source], judges: list[Source], plan: Plan) -> Iterator[Progress]:
-    """Progress after each epoch, until the plan ends or scores no longer improve.
+class Trainer:
+    """A training that can be put down after any epoch and taken up again.
 
-    `judges`: histories apart from `sources`, to stop by. Deterministic for a seed and one thread.
+    `judges`: histories apart from `sources`, to stop by. Deterministic for a seed and one thread,
+    whether it was interrupted or not.
     """
-    torch.manual_seed(plan.seed)
-    network = TorchNetwork(plan.hidden)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-4)
-    turns = plan.epochs * (plan.windows // BATCH + len(sources) + 1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, RATE, total_steps=turns, pct_start=0.1
-    )
-    judged = epoch(judges, default_rng([plan.seed, 0]), plan.validation, plan.horizon_s)
-    best, best_network, since = np.inf, network.export(), 0
-    for number in range(1, plan.epochs + 1):
-        drawn = epoch(sources, default_rng([plan.seed, number]), plan.windows, plan.horizon_s)
+
+    def __init__(self, sources: list[Source], judges: list[Source], plan: Plan) -> None:
+        torch.manual_seed(plan.seed)
+        self.sources, self.plan = sources, plan
+        self.judged = epoch(judges, default_rng([plan.seed, 0]), plan.validation, plan.horizon_s)
+        self.learner = TorchNetwork(plan.hidden)
+        weights = self.learner.parameters()
+        self.optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=1e-4)
+        turns = plan.epochs * (plan.windows // BATCH + len(sources) + 1)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, RATE, total_steps=turns, pct_start=0.1
+        )
+        self.epoch, self.since, self.best = 0, 0, float("inf")
+        self.best_weights = deepcopy(self.learner.state_dict())
+
+    def epochs(self) -> Iterator[Progress]:
+        """Progress after each, until the plan ends or scores no longer improve."""
+        while self.epoch < self.plan.epochs and self.since < self.plan.patience:
+            self.epoch += 1
+            loss = self._learn()
+            score = validate(self.learner, self.judged)
+            self.since += 1
+            if score < self.best:
+                self.best, self.since = score, 0
+                self.best_weights = deepcopy(self.learner.state_dict())
+            yield Progress(self.epoch, loss, score, self.best)
+
+    def network(self) -> Network:
+        """The best so far."""
+        best = TorchNetwork(self.plan.hidden)
+        best.load_state_dict(self.best_weights)
+        return best.export()
+
+    def save(self, path: Path) -> None:
+        """What `resume` needs; the file appears when it is complete."""
+        state = {name: getattr(self, name).state_dict() for name in _PARTS}
+        state |= {name: getattr(self, name) for name in _COUNTS}
+        state["plan"] = asdict(self.plan)
+        beside = path.with_name(path.name + ".part")
+        torch.save(state, beside)
+        beside.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Goes on where a training of the same plan was saved; CheckpointError otherwise."""
+        try:
+            state = torch.load(path, weights_only=True)
+        except (OSError, RuntimeError, ValueError, LookupError, EOFError, UnpicklingError) as error:
+            raise CheckpointError(f"{path}: no saved training ({error}); remove it") from error
+        if not isinstance(state, dict) or state.get("plan") != asdict(self.plan):
+            raise CheckpointError(f"{path}: saved by a training of another plan; remove it")
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        for name in _COUNTS:
+            setattr(self, name, state[name])
+
+    def _learn(self) -> float:
+        """One epoch over newly drawn windows; its mean loss."""
+        random = default_rng([self.plan.seed, self.epoch])
+        drawn = epoch(self.sources, random, self.plan.windows, self.plan.horizon_s)
         losses = []
         for batch in batches(drawn, BATCH):
-            log_loss, scores = network.losses(*_run(network, batch))
+            log_loss, scores = self.learner.losses(*_run(self.learner, batch))
             loss = (log_loss + SCORE_WEIGHT * scores).mean()
-            optimizer.zero_grad()
+            self.optimizer.zero_grad()
             torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(network.parameters(), CLIP)
-            optimizer.step()
-            schedule.step()
+            nn.utils.clip_grad_norm_(self.learner.parameters(), CLIP)
+            self.optimizer.step()
+            self.schedule.step()
             losses.append(float(loss.detach()))
-        score = validate(network, judged)
-        since += 1
-        if score < best:
-            best, best_network, since = score, network.export(), 0
-        yield Progress(number, float(np.mean(losses)), score, best, best_network)
-        if since >= plan.patience:
-            return
+        return float(np.mean(losses))
+
+
+_PARTS = ("learner", "optimizer", "schedule")
+_COUNTS = ("epoch", "since", "best", "best_weights")
 
 
 def validate(network: TorchNetwork, judged: Examples) -> float:

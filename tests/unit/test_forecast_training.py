@@ -7,9 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: no training here")
 
-from controller.forecast.examples import Source, draw, epoch  # noqa: E402 - after the skip
+from controller.forecast.checkpoint import CheckpointError  # noqa: E402 - after the skip
+from controller.forecast.examples import Source, draw, epoch  # noqa: E402
 from controller.forecast.network import below  # noqa: E402
-from controller.forecast.training import Plan, TorchNetwork, train  # noqa: E402
+from controller.forecast.training import Plan, TorchNetwork, Trainer  # noqa: E402
 
 SMALL_PLAN = Plan(hidden=8, epochs=3, windows=4000, validation=1500, seed=3)
 
@@ -45,7 +46,7 @@ def test_without_torch_it_says_the_same():
 def test_it_learns_what_a_newest_value_does_not_tell():
     source, judge = steps_source(1), steps_source(2)
     plan = replace(SMALL_PLAN, epochs=5, windows=20_000)
-    reached = list(train([source], [judge], plan))
+    reached = list(Trainer([source], [judge], plan).epochs())
     assert [one.epoch for one in reached] == [1, 2, 3, 4, 5]
     judged = epoch([judge], np.random.default_rng([3, 0]), 1500, 600)
     newest = np.exp(judged.inputs.newest)[:, None]
@@ -54,11 +55,35 @@ def test_it_learns_what_a_newest_value_does_not_tell():
     assert reached[-1].best < 0.5 * persistence
 
 
-def test_the_same_seed_gives_the_same_network():
+def small_trainer(**changes):
     torch.set_num_threads(1)
-    one, other = (list(train([steps_source()], [steps_source(2)], SMALL_PLAN)) for _ in range(2))
-    assert one[-1].score == other[-1].score
-    np.testing.assert_array_equal(one[-1].network.second, other[-1].network.second)
+    return Trainer([steps_source()], [steps_source(2)], replace(SMALL_PLAN, **changes))
+
+
+def test_the_same_seed_gives_the_same_network():
+    one, other = small_trainer(), small_trainer()
+    assert [p.score for p in one.epochs()] == [p.score for p in other.epochs()]
+    np.testing.assert_array_equal(one.network().second, other.network().second)
+
+
+def test_an_interrupted_training_ends_where_a_whole_one_does(tmp_path):
+    whole, begun, resumed = small_trainer(), small_trainer(), small_trainer()
+    scores = [progress.score for progress in whole.epochs()]
+    next(begun.epochs())
+    begun.save(tmp_path / "state")
+    resumed.resume(tmp_path / "state")
+    assert [progress.score for progress in resumed.epochs()] == scores[1:]
+    np.testing.assert_array_equal(resumed.network().second, whole.network().second)
+
+
+def test_what_another_plan_left_is_refused(tmp_path):
+    path = tmp_path / "state"
+    small_trainer().save(path)
+    with pytest.raises(CheckpointError, match="another plan"):
+        small_trainer(seed=9).resume(path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="state"):
+        small_trainer().resume(path)
 
 
 @pytest.mark.parametrize("step_s", [30, 60])
