@@ -1,0 +1,62 @@
+"""Histograms over fixed cells, read as CDFs at any edge. Pure. s series, e edges, b cells."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from controller.core.state import Floats, Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Buckets:
+    """Fixed cells of a line; a histogram over them is read as linear within a cell."""
+
+    bounds: Floats  # (b + 1,) ascending
+
+    @property
+    def count(self) -> int:
+        return len(self.bounds) - 1
+
+    def of(self, values: Floats) -> Ints:
+        """The cell of each value; those outside lie in the first or the last."""
+        cell = np.searchsorted(self.bounds, values, side="right") - 1
+        return np.clip(cell, 0, self.count - 1)
+
+    def place(self, values: Floats) -> tuple[Ints, Floats]:
+        """The cell of each value and how far into it the value lies, 0 to 1."""
+        cell = self.of(values)
+        low = self.bounds[cell]
+        part = (values - low) / (self.bounds[cell + 1] - low)
+        return cell, np.clip(part, 0, 1)
+
+
+def read(mass: Floats, cell: Ints, part: Floats) -> Floats:
+    """(s, e) CDF of histograms (s, b) at places (s, e) that `Buckets.place` found."""
+    total = np.cumsum(mass, axis=1)
+    inside = np.take_along_axis(mass, cell, axis=1)
+    upto = np.take_along_axis(total, cell, axis=1)
+    return np.asarray((upto - (1 - part) * inside) / total[:, -1:])
+
+
+def _level_bounds() -> Floats:
+    """Logarithmic below 5 %, then fine steps; every edge of `moment.EDGES` is one."""
+    low = [0, 1e-4, 2e-4, 4e-4, 7e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6.5e-3, 8e-3]
+    middle = [0.01, 0.0125, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, *np.arange(5, 10) / 100]
+    upper = [*np.arange(4, 41) / 40, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0, 4.0]
+    return np.array([*low, *middle, *upper])
+
+
+def _change_bounds() -> Floats:
+    """Around 0: logarithmic, with the multiples of 1 % in which some sources count."""
+    low = [1e-4, 2e-4, 3e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 3e-3, 4e-3, 5.5e-3, 7.5e-3]
+    upper = [*np.arange(1, 11) / 100, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 2.0]
+    positive = np.array([*low, *upper])
+    return np.array([*-positive[::-1], 0.0, *positive])
+
+
+LEVELS_OF_USE = Buckets(_level_bounds())
+CHANGES = Buckets(_change_bounds())
+_DEVIATION_HALF = np.array(
+    [0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1, 1.3, 1.6, 2, 2.5, 3.5, 5, 8, 16, 40]
+)
+DEVIATIONS = Buckets(np.array([*-_DEVIATION_HALF[::-1], 0.0, *_DEVIATION_HALF]))

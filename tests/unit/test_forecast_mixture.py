@@ -1,0 +1,142 @@
+"""The mixture: proper distributions, weights that find the better member, nothing of the future."""
+
+import numpy as np
+
+from controller.forecast.mixture import Mixture, _descend
+from controller.forecast.moment import BINS, LEVELS, Moment, bin_of
+from controller.forecast.predictor import make_predictor
+
+_STEP_S, _HORIZON, _WINDOW = 300, 2, 36
+
+
+def _moments(values, start=0):
+    series = len(values)
+    padded = np.concatenate([np.full((series, _WINDOW - 1), np.nan), values], axis=1)
+    others = np.full((series, 3, _WINDOW), np.nan)
+    for at in range(start, values.shape[1]):
+        window = padded[:, at : at + _WINDOW]
+        yield Moment((at + 1) * _STEP_S, _STEP_S, window, window, others)
+
+
+def _score(mass, share):
+    """Ranked probability score, (s,)."""
+    below = np.cumsum(mass, axis=1)[:, :BINS]
+    return ((below - (bin_of(share)[:, None] <= np.arange(BINS))) ** 2).mean(axis=1)
+
+
+class _Knows:
+    """Says that all lies within a twentieth around a share that it is given per step."""
+
+    count = 1
+
+    def __init__(self, middle):
+        self._middle = middle
+
+    def begin(self, series): ...
+
+    def arrange(self, places):
+        self._middle = self._middle[np.maximum(places, 0)]
+
+    def learn(self, sight): ...
+
+    def cdf(self, sight, edges):
+        at = sight.moment.end_s // _STEP_S - 1 + sight.horizon_steps
+        middle = self._middle[:, min(at, self._middle.shape[1] - 1)]
+        return np.clip((edges - middle[:, None]) * 10 + 0.5, 0, 1)[:, None, :]
+
+
+def test_predictions_are_distributions_whatever_is_missing():
+    random = np.random.default_rng(1)
+    values = random.uniform(0, 1.3, (6, 80))
+    values[1] = 0.0
+    values[2] = np.nan
+    values[3, random.uniform(size=80) < 0.6] = np.nan
+    values[4] = 1.0
+    for target in ("value", "peak"):
+        predictor = make_predictor(_HORIZON, target)
+        for moment in _moments(values):
+            made = predictor.step(moment)
+            assert made.mass.shape == (6, BINS + 1) and made.quantile.shape == (6, len(LEVELS))
+            assert (made.mass >= 0).all()
+            assert np.allclose(made.mass.sum(axis=1), 1)
+            assert (np.diff(made.quantile, axis=1) >= 0).all()
+            assert np.isfinite(made.quantile).all()
+    assert made.mass[1, 0] > 0.99
+    assert made.mass[4, BINS - 1] > 0.9
+
+
+def test_each_series_finds_the_member_that_knows_it():
+    random = np.random.default_rng(2)
+    values = random.uniform(0, 1, (8, 120))
+    left, right = values.copy(), random.uniform(0, 1, values.shape)
+    left[4:], right[4:] = right[4:].copy(), values[4:]
+    mixture = Mixture([_Knows(left), _Knows(right)], _HORIZON)
+    for moment in _moments(values):
+        mixture.step(moment)
+    assert (mixture._weights[:4, 0] > 0.8).all()
+    assert (mixture._weights[4:, 1] > 0.8).all()
+
+
+def test_a_new_series_starts_from_what_works_for_the_fleet():
+    random = np.random.default_rng(3)
+    values = random.uniform(0, 1, (8, 60))
+    mixture = Mixture([_Knows(random.uniform(0, 1, (8, 60))), _Knows(values)], _HORIZON)
+    for moment in _moments(values):
+        mixture.step(moment)
+    mixture.arrange(np.array([0, 1, -1]))
+    assert mixture._weights.shape == (3, 2)
+    assert mixture._weights[2, 1] > 0.8
+    mixture.step(next(_moments(values[:3], 59)))
+
+
+def test_the_mixture_is_no_worse_than_its_best_member_on_mixed_series():
+    random = np.random.default_rng(4)
+    steps = 300
+    noise = np.clip(random.normal(0.4, 0.15, (6, steps)), 0, None)
+    walk = np.abs(0.5 + np.cumsum(random.normal(0, 0.03, (6, steps)), axis=1))
+    values = np.concatenate([noise, walk])
+    mixture = make_predictor(_HORIZON, "value")
+    own, members = 0.0, np.zeros(11)
+    for at, moment in enumerate(_moments(values[:, :-_HORIZON])):
+        made = mixture.step(moment)
+        if at < 100:
+            continue
+        waiting = mixture._waiting[-1]
+        share = values[:, at + _HORIZON]
+        own += _score(made.mass, share).mean()
+        came = share[:, None] < waiting.edges
+        error = (waiting.cdf - came[:, None]) ** 2 * (waiting.error_weight[:, None] > 0.04)
+        members += error.sum(axis=2).mean(axis=0) / BINS
+    assert own < members.min() * 1.01
+
+
+def test_nothing_of_the_future_is_used():
+    values = np.random.default_rng(5).uniform(0, 1, (4, 60))
+    changed = values.copy()
+    changed[:, 40:] = 0.5
+    made = []
+    for each in (values, changed):
+        predictor = make_predictor(_HORIZON, "value")
+        made.append([predictor.step(moment) for moment in _moments(each[:, :50])])
+    for at in range(40):
+        assert np.array_equal(made[0][at].mass, made[1][at].mass)
+        assert np.array_equal(made[0][at].quantile, made[1][at].quantile)
+    assert not np.array_equal(made[0][45].mass, made[1][45].mass)
+
+
+def test_weights_go_to_the_least_of_the_quadratic_form():
+    form = np.array([[[1.0, 0.0], [0.0, 3.0]]])
+    weights = _descend(np.array([[0.5, 0.5]]), form, rate=0.5, steps=200)
+    assert np.allclose(weights, [[0.75, 0.25]], atol=0.01)
+
+
+def test_the_network_is_a_member_that_is_favoured():
+    class Even:
+        def cdf(self, moment, edges):
+            return np.clip(edges, 0, 1)
+
+    values = np.full((2, 5), 0.5)
+    mixture = make_predictor(_HORIZON, "value", Even())
+    for moment in _moments(values[:, :1]):
+        mixture.step(moment)
+    assert mixture._weights[0].argmax() == mixture._weights.shape[1] - 1
