@@ -151,7 +151,7 @@ def _wanted(names: "Sequence[str]") -> tuple[list[str], str | None]:
     return wanted, None
 
 
-def _maker() -> "Callable[[], Predictor] | None":
+def _maker() -> "Callable[[int, str], Predictor] | None":
     """Makes our predictor; None where this version has none."""
     from importlib import import_module
     from importlib.util import find_spec
@@ -159,16 +159,16 @@ def _maker() -> "Callable[[], Predictor] | None":
     name = "controller.forecast.predictor"
     if find_spec(name) is None:
         return None
-    maker: Callable[[], Predictor] = import_module(name).make_predictor
+    maker: Callable[[int, str], Predictor] = import_module(name).make_predictor
     return maker
 
 
-def _predictor(name: str, horizon_steps: int) -> "Predictor":
+def _predictor(name: str, horizon_steps: int, target: str) -> "Predictor":
     from controller.forecast.backtest.peers import PEERS
 
     maker = _maker()
     if name == OURS and maker is not None:
-        return maker()
+        return maker(horizon_steps, target)
     return PEERS[name](horizon_steps)
 
 
@@ -214,7 +214,7 @@ def _run(
     from controller.forecast.backtest.run import backtest as replay
 
     steps = setup.steps(trace.step_s)
-    predictors = {name: _predictor(name, steps) for name in wanted}
+    predictors = {name: _predictor(name, steps, setup.target) for name in wanted}
 
     def tell(said: "Said") -> None:
         for each in heard:
