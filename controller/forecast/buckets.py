@@ -33,8 +33,8 @@ class Buckets:
 def read(mass: Floats, cell: Ints, part: Floats) -> Floats:
     """(s, e) CDF of histograms (s, b) at places (s, e) that `Buckets.place` found."""
     total = np.cumsum(mass, axis=1)
-    inside = np.take_along_axis(mass, cell, axis=1)
-    upto = np.take_along_axis(total, cell, axis=1)
+    place = cell + np.arange(len(mass))[:, None] * mass.shape[1]  # a plain take is the fastest
+    inside, upto = mass.ravel()[place], total.ravel()[place]
     return np.asarray((upto - (1 - part) * inside) / total[:, -1:])
 
 

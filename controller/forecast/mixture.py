@@ -13,14 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from controller.core.state import Floats, Ints
-from controller.forecast.grid import EDGE_COUNT, bin_mass, make_grid, quantile_at
+from controller.core.state import Bools, Floats, Ints
+from controller.forecast.calibrate import Conformal, Reliability, Said
+from controller.forecast.grid import Grid, bin_mass, make_grid
 from controller.forecast.members import Family
-from controller.forecast.moment import BINS, LEVELS, Moment, Prediction
+from controller.forecast.moment import BINS, Moment, Prediction
 from controller.forecast.sight import Sight, Small, Target, arranged, look
 
 _DAMPING = 1e-12
+_PACKED = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,12 @@ _HABITS = Habits()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    """Predictions whose outcome has not come."""
+    """Predictions whose outcome has not come, packed: of many series they are most of the state."""
 
-    error_weight: Floats  # (s, e)
-    edges: Floats  # (s, e)
-    cdf: Small  # (s, m, e)
+    due: int  # number of the step
+    place: Bools  # (s, e) whether an edge is one of the 20
+    said: Said
+    members: NDArray[np.uint16]  # (s, m, e) 65,535ths
 
 
 class Mixture:
@@ -77,6 +81,10 @@ class Mixture:
         self._fleet_weights = self._prior.copy()
         self._fleet_errors = np.zeros((count, count))
         self._waiting: deque[_Waiting] = deque()
+        self._now = 0
+        # A fine grid would have many predictions wait: a few within a horizon teach as much.
+        self._stride = max(1, horizon_steps // 4)
+        self.reliability, self.conformal = Reliability(), Conformal()
         self._begin(0)
 
     def step(self, moment: Moment) -> Prediction:
@@ -87,11 +95,14 @@ class Mixture:
         self._learn(sight)
         grid = make_grid(sight.newest, sight.past)
         members = self._members(sight, grid.edges)
-        self._waiting.append(
-            _Waiting(self._edge_weights(grid.places), grid.edges, members.astype(np.float32))
-        )
-        mixed = np.matmul(self._weights[:, None, :], members)[:, 0]
-        return Prediction(bin_mass(mixed, grid), quantile_at(mixed, grid.edges, LEVELS))
+        pooled = np.matmul(self._weights[:, None, :], members)[:, 0]
+        corrected = self.reliability.correct(pooled, grid.edges, sight.newest, sight.spread)
+        if self._now % self._stride == 0:
+            said = Said.packed(pooled, corrected, grid.edges, sight)
+            self._waiting.append(self._packed(grid, said, members))
+        self._now += 1
+        final = self.reliability.mixed(pooled, corrected)
+        return Prediction(bin_mass(final, grid), self.conformal.read(final, grid.edges))
 
     def arrange(self, places: Ints) -> None:
         """Series of the next moment: their rows in the last one, -1 for those that are new."""
@@ -101,12 +112,15 @@ class Mixture:
         self._outcomes = arranged(self._outcomes, places)
         self._waiting = deque(
             _Waiting(
-                arranged(each.error_weight, places),
-                arranged(each.edges, places),
-                arranged(each.cdf, places),
+                each.due,
+                each.place[np.maximum(places, 0)] & (places >= 0)[:, None],
+                each.said.arranged(places),
+                each.members[np.maximum(places, 0)],
             )
             for each in self._waiting
         )
+        self.reliability.arrange(places)
+        self.conformal.arrange(places)
         for family in self.families:
             family.arrange(places)
 
@@ -116,6 +130,8 @@ class Mixture:
         self._errors = np.zeros((series, count, count), dtype=np.float32)
         self._outcomes = np.zeros(series, dtype=np.float32)
         self._waiting.clear()
+        self.reliability.begin(series)
+        self.conformal.begin(series)
         for family in self.families:
             family.begin(series)
 
@@ -124,31 +140,39 @@ class Mixture:
         found = np.concatenate([each.cdf(sight, edges) for each in self.families], axis=1)
         return np.clip(found, 0.0, 1.0, out=found)
 
-    def _edge_weights(self, places: Ints) -> Floats:
-        weight = np.full((len(places), EDGE_COUNT), self.habits.fine_weight)
-        np.put_along_axis(weight, places, 1.0, axis=1)
-        return weight / BINS
+    def _packed(self, grid: Grid, said: Said, members: Floats) -> _Waiting:
+        place = np.zeros(grid.edges.shape, dtype=np.bool_)
+        np.put_along_axis(place, grid.places, values=True, axis=1)
+        packed = np.rint(members * _PACKED).astype(np.uint16)
+        return _Waiting(self._now + self.horizon_steps, place, said, packed)
 
     def _learn(self, sight: Sight) -> None:
-        """From the prediction whose outcome has just come, if one has."""
+        """From the newest outcome; and from the prediction that it settles, if one waited."""
         for family in self.families:
             family.learn(sight)
-        if len(self._waiting) < self.horizon_steps:
+        self.conformal.learn(sight)
+        if not self._waiting or self._waiting[0].due != self._now:
             return
         waiting = self._waiting.popleft()
-        known = np.flatnonzero(np.isfinite(sight.outcome) & (waiting.error_weight[:, 0] > 0))
+        known = np.flatnonzero(np.isfinite(sight.outcome) & waiting.place.any(axis=1))
         if not len(known):
             return
-        came = (sight.outcome[known, None] < waiting.edges[known]).astype(np.float32)
-        weight = np.sqrt(waiting.error_weight[known]).astype(np.float32)
-        error = (waiting.cdf[known] - came[:, None, :]) * weight[:, None, :]
-        product = np.matmul(error, error.transpose(0, 2, 1))  # (k, m, m)
+        said = waiting.said.of(known)
+        came = (sight.outcome[known, None] < said.edges).astype(np.float32)
+        weight = np.where(waiting.place[known], 1.0, self.habits.fine_weight).astype(np.float32)
+        self.reliability.learn(known, said, came, weight)
+        self._learn_weights(known, waiting.members[known], came, weight)
+
+    def _learn_weights(
+        self, known: Ints, members: NDArray[np.uint16], came: Small, weight: Small
+    ) -> None:
         habits = self.habits
+        error = members * np.float32(1 / _PACKED) - came[:, None, :]
+        error *= np.sqrt(weight / BINS)[:, None, :]
+        product = np.matmul(error, error.transpose(0, 2, 1))  # (k, m, m)
         self._outcomes[known] = self._outcomes[known] * np.float32(habits.kept) + 1
-        self._errors[known] *= np.float32(habits.kept)
-        self._errors[known] += product
-        self._fleet_errors *= habits.kept_of_all
-        self._fleet_errors += product.sum(axis=0)
+        self._errors[known] = self._errors[known] * np.float32(habits.kept) + product
+        self._fleet_errors = self._fleet_errors * habits.kept_of_all + product.sum(axis=0)
         self._follow(known)
 
     def _follow(self, known: Ints) -> None:

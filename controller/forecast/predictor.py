@@ -9,8 +9,6 @@ from controller.forecast.sight import Target
 
 _HOUR_S, _DAY_S = 3600.0, 86_400.0
 _FAVOUR = 12.0  # what the network weighs at first beside one of the simple members
-# How well each of them did on public traces, roughly; live scores take over within hours.
-_SIMPLE = (1.0, 3.0, 1.0, 0.3, 0.3, 0.3, 3.0, 2.0, 0.5, 2.0, 0.5)
 
 
 def make_predictor(
@@ -19,12 +17,12 @@ def make_predictor(
     """A `Predictor` of what comes `horizon_steps` after a moment, with nothing learnt yet."""
     families: list[Family] = [
         WindowHistograms([_HOUR_S / 4, 3 * _HOUR_S / 4]),
-        Levels([2 * _HOUR_S, 12 * _HOUR_S, 3 * _DAY_S], 7 * _DAY_S),
+        Levels([6 * _HOUR_S], 7 * _DAY_S),
         Residuals(Newest(scaled=False), CHANGES, _DAY_S),
         Residuals(Newest(scaled=True), DEVIATIONS, _DAY_S),
         Residuals(Regression(_DAY_S), DEVIATIONS, _DAY_S),
     ]
-    favoured = list(_SIMPLE)
+    favoured = [1.0] * sum(family.count for family in families)
     if network is not None:
         families.append(External(network))
         favoured.append(_FAVOUR)

@@ -33,6 +33,7 @@ class Sight:
     short_mean: Floats  # (s,) of half an hour
     long_mean: Floats  # (s,) of two hours
     spread: Floats  # (s,) mean absolute change over the horizon within two hours, not below FLOOR
+    still: Bools  # (s,) whether neither mean nor peak moved within two hours
 
 
 def look(moment: Moment, horizon_steps: int, target: Target) -> Sight:
@@ -54,6 +55,7 @@ def look(moment: Moment, horizon_steps: int, target: Target) -> Sight:
         short_mean=_mean(half_hour, newest),
         long_mean=_mean(values, newest),
         spread=np.maximum(spread, FLOOR),
+        still=_still(values) & _still(moment.peak[:, -steps:]),
     )
 
 
@@ -77,6 +79,14 @@ def _block_maxima(moment: Moment, horizon: int, steps: int) -> Floats:
     known = np.isfinite(stretch)
     highest = np.where(known, stretch, -np.inf).max(axis=2)
     return np.where(2 * known.sum(axis=2) >= horizon, highest, np.nan)
+
+
+def _still(values: Floats) -> Bools:
+    """(s,) whether all that was seen is the same, and at least half was."""
+    known = np.isfinite(values)
+    highest = np.where(known, values, -np.inf).max(axis=1)
+    lowest = np.where(known, values, np.inf).min(axis=1)
+    return np.asarray((highest - lowest < FLOOR) & (2 * known.sum(axis=1) >= values.shape[1]))
 
 
 def _newest(values: Floats) -> Floats:

@@ -142,3 +142,19 @@ def test_what_comes_from_outside_is_one_member():
     values = np.random.default_rng(7).uniform(0, 1, (2, 30))
     _, edges, cdf = _last(External(Even()), values)
     assert np.array_equal(cdf[:, 0], np.clip(edges, 0, 1))
+
+
+def test_series_that_stood_still_are_not_asked_of_the_outside():
+    class Counts:
+        asked = 0
+
+        def cdf(self, moment, edges):
+            self.asked += len(moment.window)
+            return np.clip(edges, 0, 1)
+
+    values = np.random.default_rng(8).uniform(0, 1, (3, 30))
+    values[1] = 0.3
+    source = Counts()
+    _, edges, cdf = _last(External(source), values)
+    assert source.asked < 3 * 30 - 15
+    assert cdf[1, 0, np.searchsorted(edges[1], 0.31)] > 0.99

@@ -96,7 +96,7 @@ def test_the_mixture_is_no_worse_than_its_best_member_on_mixed_series():
     walk = np.abs(0.5 + np.cumsum(random.normal(0, 0.03, (6, steps)), axis=1))
     values = np.concatenate([noise, walk])
     mixture = make_predictor(_HORIZON, "value")
-    own, members = 0.0, np.zeros(11)
+    own, members = 0.0, np.zeros(9)
     for at, moment in enumerate(_moments(values[:, :-_HORIZON])):
         made = mixture.step(moment)
         if at < 100:
@@ -104,8 +104,8 @@ def test_the_mixture_is_no_worse_than_its_best_member_on_mixed_series():
         waiting = mixture._waiting[-1]
         share = values[:, at + _HORIZON]
         own += _score(made.mass, share).mean()
-        came = share[:, None] < waiting.edges
-        error = (waiting.cdf - came[:, None]) ** 2 * (waiting.error_weight[:, None] > 0.04)
+        came = share[:, None] < waiting.said.edges
+        error = (waiting.members / 65_535 - came[:, None]) ** 2 * waiting.place[:, None]
         members += error.sum(axis=2).mean(axis=0) / BINS
     assert own < members.min() * 1.01
 
