@@ -2,6 +2,6 @@
 
 Reads traces (`traces`), keeps what must stay apart apart (`split`), steps predictors through time
 in order (`run`), scores them (`scores`),
-knows the peers (`peers`), tells it (`report`, `plot`).
+knows the peers (`peers`, `recorded`), tells it (`report`, `plot`).
 Decides nothing, trains nothing, and nothing that runs a fleet imports it.
 """

@@ -17,6 +17,7 @@ from controller.core.state import Bools, Floats, Ints
 from controller.forecast.backtest.scores import Tally
 from controller.forecast.backtest.traces import Shares, Trace, TraceError, hourly
 from controller.forecast.moment import BINS, LEVELS, Moment, Prediction, Predictor
+from controller.forecast.sight import Target
 
 OURS = "ours"
 CLASSES = ("idle", "steady", "periodic", "bursty")
@@ -32,7 +33,7 @@ class Setup:
     """What is asked of predictors."""
 
     horizon_s: int = 600
-    target: str = "value"  # or "peak"
+    target: Target = "value"
 
     def steps(self, step_s: int) -> int:
         """The horizon in steps. Errors: `TraceError` where it is not a whole number of them."""
@@ -77,11 +78,7 @@ def backtest(
     then jumps.
     """
     horizon = setup.steps(trace.step_s)
-    peak, whole = peak_ahead(trace.share, horizon)
-    if setup.target == "peak":
-        target = np.where(whole, peak, np.float32(np.nan))
-    else:
-        target = value_ahead(trace.share, horizon)
+    target, peak = _targets(trace.share, horizon, setup.target)
     past = _of_peaks(trace.share, horizon) if setup.target == "peak" else trace.share
     load = load_classes(trace)
     groups = _Groups(trace, load)
@@ -117,6 +114,20 @@ def backtest(
         outcome.steps += len(live)
         on_steps(len(steps))
     return outcome
+
+
+def scored_windows(trace: Trace, setup: Setup) -> Bools:
+    """(v, t) whether a window counts that ends with the step."""
+    target, _ = _targets(trace.share, setup.steps(trace.step_s), setup.target)
+    return np.asarray(np.isfinite(trace.share) & np.isfinite(target))
+
+
+def _targets(share: Shares, horizon: int, kind: Target) -> tuple[Shares, Shares]:
+    """(v, t) the target, and the highest seen up to the horizon."""
+    peak, whole = peak_ahead(share, horizon)
+    if kind == "peak":
+        return np.where(whole, peak, np.float32(np.nan)), peak
+    return value_ahead(share, horizon), peak
 
 
 def _predict(
