@@ -13,11 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from controller.forecast.features import CHANNELS, FACTS
-from controller.forecast.network import BINS, EDGES, Network
+from controller.forecast.network import BINS, EDGES, Network, NetworkMember
 from shared.errors import HrapaqError
 
 FORMAT = "hrapaq-network-1"
 SHIPPED = Path(__file__).parent / "weights" / "network.safetensors"
+SHIPPED_HORIZON_S = 600
 
 
 class CheckpointError(HrapaqError):
@@ -52,6 +53,16 @@ def read(path: Path) -> tuple[Network, dict[str, str]]:
     _check(path, arrays, hidden)
     del arrays["edges"]
     return Network(**arrays), about
+
+
+def shipped(horizon_s: int, target: str) -> NetworkMember | None:
+    """The network that comes with the program; None for a horizon that it was not taught.
+
+    CheckpointError where its file cannot be used.
+    """
+    if horizon_s != SHIPPED_HORIZON_S:
+        return None
+    return NetworkMember(read(SHIPPED)[0], peak_target=target == "peak")
 
 
 def _check(path: Path, arrays: dict[str, np.ndarray], hidden: int) -> None:

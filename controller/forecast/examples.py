@@ -19,6 +19,8 @@ from controller.forecast.network import Network, below
 OTHERS = 3
 SCALED_SHARE = 0.5
 SCALES = (0.2, 3.0)
+JUST_BELOW = 1e-4
+_ROUNDING = 1e-6
 PEAK_SHARE = 0.3  # of the windows are asked for the highest until the horizon
 
 
@@ -59,6 +61,8 @@ def draw(source: Source, random: Generator, count: int, horizon_s: int) -> Examp
     peak = random.random(len(vm)) < PEAK_SHARE
     future = source.share[resource[:, None], vm[:, None], end[:, None] + np.arange(ahead)]
     target = np.where(peak, np.fmax.reduce(future, axis=1), future[:, -1])
+    # All of an allotment is no more than it: `moment.bin_of`.
+    target = np.where(np.abs(target - 1) < _ROUNDING, 1 - JUST_BELOW, target)
     past = end[:, None] - length + np.arange(length)
     window = source.share[resource[:, None], vm[:, None], past]
     others = np.full((len(vm), OTHERS, length), np.nan, dtype=np.float32)

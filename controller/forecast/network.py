@@ -22,6 +22,8 @@ _SIDE = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1, 1.25, 1.
 REACH = 7.0  # where the outermost bins end
 EDGES = np.array([-REACH, *(-one for one in reversed(_SIDE)), *_SIDE, REACH])  # in logarithms
 BINS = len(EDGES) - 1
+ABOVE = 0.02  # of what the masses put above an allotment that was kept so far
+_ROUNDING = 1e-6
 SERIES_AT_ONCE = 8192  # keeps the states of a batch within the cache
 _IMPOSSIBLE = np.float32(-30)
 
@@ -100,11 +102,15 @@ class NetworkMember:
     def cdf(self, moment: Moment, edges: Floats) -> Floats:
         """(s, e) probability that the target is below ascending edges (s, e), in shares.
 
-        Where nothing was seen of a series, any share up to its allotment is as likely.
+        Where nothing was seen of a series, any share up to its allotment is as likely. Of what was
+        never above its allotment in the window, next to nothing is taken to go there: masses are of
+        relative changes, and all of it is a place where many stop.
         """
         given = inputs(moment, peak_target=self.peak_target)
         unseen = np.isnan(given.newest)
         newest = np.where(unseen, 0.0, given.newest)
         seen = Inputs(given.sequence, given.facts, newest)
         found = below(self.network.masses(seen), newest, edges)
+        held = np.fmax.reduce(moment.window, axis=1) <= 1 + _ROUNDING
+        found = np.where(held[:, None] & (edges >= 1), 1 - ABOVE * (1 - found), found)
         return np.where(unseen[:, None], np.clip(edges, 0, 1), found)
