@@ -65,7 +65,7 @@ def draw(source: Source, random: Generator, count: int, horizon_s: int) -> Examp
     target = np.where(np.abs(target - 1) < _ROUNDING, 1 - JUST_BELOW, target)
     past = end[:, None] - length + np.arange(length)
     window = source.share[resource[:, None], vm[:, None], past]
-    others = np.full((len(vm), OTHERS, length), np.nan, dtype=np.float32)
+    others: Floats = np.full((len(vm), OTHERS, length), np.nan)
     for one in range(1, min(resources, OTHERS + 1)):
         beside = (resource + one) % resources
         others[:, one - 1] = source.share[beside[:, None], vm[:, None], past]
