@@ -1,18 +1,21 @@
 # ruff: noqa: PLC0415 - a command imports what it needs, so that --help and completion stay quick
 """`hrapaq backtest`: forecasts replayed over recorded traces, beside the peers."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from controller.forecast.backtest.report import Result
     from controller.forecast.backtest.run import Said, Setup
     from controller.forecast.backtest.traces import Trace
     from controller.forecast.moment import Predictor
+    from controller.forecast.network import NetworkMember
+    from controller.forecast.sight import Target
 
 OURS = "ours"
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -81,12 +84,18 @@ _DAY_S = 86_400
     metavar="NAME",
     help="Only this one: ours or a peer; again for more.",
 )
+@click.option(
+    "--beside",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Scores what another model predicted, from a file as --predictions writes it.",
+)
 def backtest(
     *,
     paths: tuple[Path, ...],
     resource: str,
     horizon: int,
-    target: str,
+    target: "Target",
     target_json: Path | None,
     predictions: Path | None,
     plot: Path | None,
@@ -95,6 +104,7 @@ def backtest(
     part: str,
     seed: int,
     names: tuple[str, ...],
+    beside: tuple[str, ...],
 ) -> None:
     """Scores forecasts on recorded traces beside simple peers; asks no controller."""
     from controller.ctl_show import console
@@ -103,7 +113,11 @@ def backtest(
     from controller.forecast.backtest.run import Setup
 
     setup = Setup(horizon, target)
-    wanted, note = _wanted(names)
+    wanted = _wanted(names)
+    others = dict(map(_other, beside))
+    if others and len(paths) > 1:
+        raise click.UsageError("--beside is for a single file of traces")
+    network, note = _network(setup) if OURS in wanted else (None, None)
     out = console()
     if note:
         out.print(f"[yellow]{note}[/]")
@@ -117,7 +131,8 @@ def backtest(
         if plot is not None:
             fans.append(Fans(trace, wanted[0], setup))
             heard.append(fans[-1].add)
-        results.append(_run(trace, wanted, setup, heard))
+        makers = {name: partial(_predictor, name, setup, network=network) for name in wanted}
+        results.append(_run(trace, makers, others, setup, heard))
     report.show(results, setup, out)
     if file is not None:
         file.finish()
@@ -127,8 +142,8 @@ def backtest(
         draw(results, fans, plot)
 
 
-def _wanted(names: "Sequence[str]") -> tuple[list[str], str | None]:
-    """Predictors, `ours` first, and a word where it is missing. A usage error for unknown ones."""
+def _wanted(names: "Sequence[str]") -> list[str]:
+    """Predictors, `ours` first. A usage error for unknown ones."""
     from difflib import get_close_matches
 
     from controller.forecast.backtest.peers import PEERS
@@ -141,34 +156,41 @@ def _wanted(names: "Sequence[str]") -> tuple[list[str], str | None]:
             raise click.BadParameter(
                 f"no predictor is called {name!r}; {hint}", param_hint="--predictor"
             )
-    wanted = [name for name in known if name in (names or known)]
-    if OURS in wanted and _maker() is None:
-        wanted.remove(OURS)
-        note = "our own predictor is not in this version: peers only"
-        if not wanted:
-            raise click.BadParameter(note, param_hint="--predictor")
-        return wanted, note
-    return wanted, None
+    return [name for name in known if name in (names or known)]
 
 
-def _maker() -> "Callable[[int, str], Predictor] | None":
-    """Makes our predictor; None where this version has none."""
-    from importlib import import_module
-    from importlib.util import find_spec
-
-    name = "controller.forecast.predictor"
-    if find_spec(name) is None:
-        return None
-    maker: Callable[[int, str], Predictor] = import_module(name).make_predictor
-    return maker
+def _other(text: str) -> tuple[str, Path]:
+    """Name and file of `NAME=FILE`."""
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise click.BadParameter(f"{text!r} is not NAME=FILE", param_hint="--beside")
+    return name, Path(path)
 
 
-def _predictor(name: str, horizon_steps: int, target: str) -> "Predictor":
+def _network(setup: "Setup") -> "tuple[NetworkMember | None, str | None]":
+    """The network that takes part in `ours`, or why it does not."""
+    from controller.forecast.checkpoint import SHIPPED_HORIZON_S, CheckpointError, shipped
+
+    try:
+        network = shipped(setup.horizon_s, setup.target)
+    except CheckpointError as error:
+        return None, f"`ours` goes without the network: {error}"
+    if network is None:
+        return (
+            None,
+            f"`ours` goes without the network, which knows {SHIPPED_HORIZON_S} s ahead only",
+        )
+    return network, None
+
+
+def _predictor(
+    name: str, setup: "Setup", horizon_steps: int, *, network: "NetworkMember | None"
+) -> "Predictor":
     from controller.forecast.backtest.peers import PEERS
+    from controller.forecast.predictor import make_predictor
 
-    maker = _maker()
-    if name == OURS and maker is not None:
-        return maker(horizon_steps, target)
+    if name == OURS:
+        return make_predictor(horizon_steps, setup.target, network)
     return PEERS[name](horizon_steps)
 
 
@@ -202,7 +224,8 @@ def _read(
 
 def _run(
     trace: "Trace",
-    wanted: "Sequence[str]",
+    makers: "Mapping[str, Callable[[int], Predictor]]",
+    others: "Mapping[str, Path]",
     setup: "Setup",
     heard: "Sequence[Callable[[Said], None]]",
 ) -> "Result":
@@ -210,11 +233,15 @@ def _run(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from controller.forecast.backtest.recorded import Recorded
     from controller.forecast.backtest.report import Result
     from controller.forecast.backtest.run import backtest as replay
+    from controller.forecast.backtest.run import scored_windows
 
     steps = setup.steps(trace.step_s)
-    predictors = {name: _predictor(name, steps, setup.target) for name in wanted}
+    predictors = {name: make(steps) for name, make in makers.items()}
+    for name, path in others.items():
+        predictors[name] = Recorded(name, path, trace, scored_windows(trace, setup))
 
     def tell(said: "Said") -> None:
         for each in heard:

@@ -200,7 +200,7 @@ install_peers() {
     stamp=$venv/.hrapaq-peers
     fresh="$("$venv/bin/python" --version) $wanted"
     [ "$(cat "$stamp" 2>/dev/null)" != "$fresh" ] || return 0
-    say "installing what the allocator is compared with into .venv/peers (about a minute, 700 MB)"
+    say "installing what allocator and forecaster are compared with into .venv/peers (minutes, 1.1 GB)"
     # shellcheck disable=SC2086 # a list of names
     if "$venv/bin/python" -m venv --clear "$peers" &&
         "$peers/bin/pip" install -qq --disable-pip-version-check $wanted; then

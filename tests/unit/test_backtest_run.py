@@ -204,3 +204,31 @@ def test_all_peers_run_on_every_part_of_the_split(parquet):
         names = [word for name in PEERS for word in ("--predictor", name)]
         done = call("--traces", parquet, "--part", part, *names)
         assert done.exit_code == 0, done.output
+
+
+def test_predictions_of_another_model_are_scored_on_the_same_windows(parquet, tmp_path):
+    said, told = tmp_path / "o.parquet", tmp_path / "o.json"
+    call("--traces", parquet, "--predictor", "markov", "--predictions", said)
+    done = call("--traces", parquet, "--predictor", "markov", "--beside", f"theirs={said}",
+                "--json", told)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    (trace,) = json.loads(told.read_text())["traces"]
+    markov, theirs = (trace["predictors"][each]["groups"] for each in ("markov", "theirs"))
+    for group, of in markov.items():
+        for figure in ("windows", "rps", "nll", "ece", "pinball"):
+            assert theirs[group][figure] == pytest.approx(of[figure], abs=1e-3), (group, figure)
+
+
+def test_a_file_of_predictions_must_speak_of_every_window(parquet, tmp_path):
+    said = tmp_path / "o.parquet"
+    call("--traces", parquet, "--predictor", "persistence", "--days", 1, "--predictions", said)
+    beside = ("--traces", parquet, "--predictor", "persistence", "--beside", f"theirs={said}")
+    done = call(*beside)
+    assert done.exit_code == 1
+    assert "says nothing of" in done.output
+    frame = pl.read_parquet(said)
+    frame.with_columns(p_3=pl.lit(0.5)).write_parquet(said)
+    assert "do not sum to 1" in call(*beside, "--days", 1).output
+    frame.drop("p_3").write_parquet(said)
+    assert "columns are missing: p_3" in call(*beside).output
+    assert call("--traces", parquet, "--beside", "theirs").exit_code == 2
