@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.core.state import Floats, Ints
 
@@ -17,7 +18,7 @@ class Buckets:
     def count(self) -> int:
         return len(self.bounds) - 1
 
-    def of(self, values: Floats) -> Ints:
+    def of(self, values: Floats | NDArray[np.float32]) -> Ints:
         """The cell of each value; those outside lie in the first or the last."""
         cell = np.searchsorted(self.bounds, values, side="right") - 1
         return np.clip(cell, 0, self.count - 1)

@@ -9,6 +9,7 @@ from controller.forecast.grid import make_grid
 from controller.forecast.levels import Levels
 from controller.forecast.members import External, Residuals, WindowHistograms
 from controller.forecast.moment import EDGES, Moment
+from controller.forecast.seasonal import Analogues, Day, Yesterday
 from controller.forecast.sight import look
 
 _STEP_S, _HORIZON = 300, 2
@@ -31,6 +32,7 @@ def _families():
         Residuals(Newest(scaled=False), CHANGES, 86_400.0),
         Residuals(Newest(scaled=True), DEVIATIONS, 86_400.0),
         Residuals(Regression(86_400.0), DEVIATIONS, 86_400.0),
+        Analogues(Day()),
     ]
 
 
@@ -46,7 +48,7 @@ def _last(family, values, target="value"):
 
 
 @pytest.mark.parametrize("target", ["value", "peak"])
-@pytest.mark.parametrize("which", range(5))
+@pytest.mark.parametrize("which", range(6))
 def test_every_member_says_a_distribution_whatever_is_missing(which, target):
     random = np.random.default_rng(which)
     values = random.uniform(0, 1.2, (5, 60))
@@ -158,3 +160,23 @@ def test_series_that_stood_still_are_not_asked_of_the_outside():
     _, edges, cdf = _last(External(source), values)
     assert source.asked < 3 * 30 - 15
     assert cdf[1, 0, np.searchsorted(edges[1], 0.31)] > 0.99
+
+
+def test_the_day_before_and_like_moments_tell_of_a_daily_rise():
+    """Two quiet days with one hour of work each: before the third, its beginning is foreseen."""
+    day = np.full(288, 0.1)
+    day[120:132] = 0.8
+    values = np.tile(day, 3)[None, : 2 * 288 + 119] + np.arange(2 * 288 + 119) % 2 * 0.001
+    memory = Day()
+    analogues, yesterday = Analogues(memory), Yesterday(memory)
+    analogues.begin(1)
+    for moment in _moments(values):
+        sight = look(moment, _HORIZON, "value")
+        analogues.learn(sight)
+    assert abs(yesterday.place(sight)[0][0] - 0.8) < 0.01
+
+
+def test_like_moments_tell_what_follows():
+    values = np.tile([0.13, 0.13, 0.73, 0.73], 60)[None]
+    _, edges, cdf = _last(Analogues(Day()), values)
+    assert cdf[0, 0, np.searchsorted(edges[0], 0.5)] > 0.95
