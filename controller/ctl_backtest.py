@@ -1,6 +1,7 @@
 # ruff: noqa: PLC0415 - a command imports what it needs, so that --help and completion stay quick
 """`hrapaq backtest`: forecasts replayed over recorded traces, beside the peers."""
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,28 +115,30 @@ def backtest(
 
     setup = Setup(horizon, target)
     wanted = _wanted(names)
-    others = dict(map(_other, beside))
-    if others and len(paths) > 1:
-        raise click.UsageError("--beside is for a single file of traces")
+    others = _others(beside, paths)
+    _can_draw(plot)
     network, note = _network(setup) if OURS in wanted else (None, None)
     out = console()
     if note:
         out.print(f"[yellow]{note}[/]")
-    file = None if predictions is None else report.PredictionsFile(predictions, wanted[0])
     results, fans = [], []
-    for path in paths:
-        trace = _read(path, resource, part=part, vms=vms, days=days, seed=seed, wanted=wanted)
-        heard = [] if file is None else [file.add]
+    with ExitStack() as stack:
+        file = None
+        if predictions is not None:
+            file = stack.enter_context(report.PredictionsFile(predictions, wanted[0]))
+        for path in paths:
+            trace = _read(path, resource, part=part, vms=vms, days=days, seed=seed, wanted=wanted)
+            heard = [] if file is None else [file.add]
+            if file is not None:
+                file.of(trace)
+            if plot is not None:
+                fans.append(Fans(trace, wanted[0], setup))
+                heard.append(fans[-1].add)
+            makers = {name: partial(_predictor, name, setup, network=network) for name in wanted}
+            results.append(_run(trace, makers, others, setup, heard))
         if file is not None:
-            file.of(trace)
-        if plot is not None:
-            fans.append(Fans(trace, wanted[0], setup))
-            heard.append(fans[-1].add)
-        makers = {name: partial(_predictor, name, setup, network=network) for name in wanted}
-        results.append(_run(trace, makers, others, setup, heard))
+            file.finish()
     report.show(results, setup, out)
-    if file is not None:
-        file.finish()
     if target_json is not None:
         report.write_json(report.as_json(results, setup, note), target_json)
     if plot is not None:
@@ -157,6 +160,20 @@ def _wanted(names: "Sequence[str]") -> list[str]:
                 f"no predictor is called {name!r}; {hint}", param_hint="--predictor"
             )
     return [name for name in known if name in (names or known)]
+
+
+def _can_draw(plot: Path | None) -> None:
+    """A library that is missing is said now and not after an hour."""
+    from importlib import import_module
+
+    if plot is not None:
+        import_module("matplotlib")
+
+
+def _others(beside: tuple[str, ...], paths: tuple[Path, ...]) -> dict[str, Path]:
+    if beside and len(paths) > 1:
+        raise click.UsageError("--beside is for a single file of traces")
+    return dict(map(_other, beside))
 
 
 def _other(text: str) -> tuple[str, Path]:

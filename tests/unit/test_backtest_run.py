@@ -232,3 +232,19 @@ def test_a_file_of_predictions_must_speak_of_every_window(parquet, tmp_path):
     frame.drop("p_3").write_parquet(said)
     assert "columns are missing: p_3" in call(*beside).output
     assert call("--traces", parquet, "--beside", "theirs").exit_code == 2
+
+
+def test_what_cannot_be_written_is_said_and_nothing_half_written_stays(parquet, tmp_path):
+    few = ("--traces", parquet, "--predictor", "persistence", "--days", 1)
+    missing = tmp_path / "none"
+    done = call(*few, "--json", missing / "o.json")
+    assert done.exit_code == 1
+    assert "o.json: cannot be written" in done.output
+    done = call(*few, "--plot", missing / "o.png")
+    assert "the picture cannot be written" in done.output
+    done = call(*few, "--predictions", tmp_path / "o.parquet", "--horizon", 450)
+    assert "no multiple of 300 s" in done.output
+    # A day is as long as the part: no window has a target.
+    done = call(*few, "--predictions", tmp_path / "o.parquet", "--horizon", 86_400)
+    assert "no window could be scored" in done.output
+    assert [each.name for each in tmp_path.iterdir()] == ["made.parquet"]

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import polars as pl
@@ -41,8 +42,8 @@ LEGEND = (
 )
 
 
-class PredictionsError(HrapaqError):
-    """The file of predictions could not be written."""
+class OutputError(HrapaqError):
+    """A file could not be written."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +129,10 @@ def _plain(value: float) -> float | None:
 
 
 def write_json(told: Mapping[str, object], path: Path) -> None:
-    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    try:
+        path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def show(results: Sequence[Result], setup: Setup, out: Console) -> None:
@@ -194,6 +198,8 @@ def _cell(value: float, factor: float, places: int) -> str:
 class PredictionsFile:
     """Writes what one predictor said, in parts that are joined at the end: never half a file.
 
+    To be entered; what was not finished is gone on leaving.
+
     Columns: vm_id, ts (start of the last input step as the source gave it), target, p_0 to p_20.
     """
 
@@ -206,7 +212,13 @@ class PredictionsFile:
             shutil.rmtree(self._parts, ignore_errors=True)
             self._parts.mkdir(parents=True)
         except OSError as error:
-            raise PredictionsError(f"{path}: cannot be written: {error.strerror}") from error
+            raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._parts, ignore_errors=True)
 
     def of(self, trace: Trace) -> None:
         """What is said from now on is about this trace."""
@@ -225,15 +237,12 @@ class PredictionsFile:
         self._count += 1
 
     def finish(self) -> None:
-        """Joins the parts. Errors: `PredictionsError` where nothing was said or disk is full."""
+        """Joins the parts. Errors: `OutputError` where nothing was said or the disk is full."""
         if not self._count:
-            shutil.rmtree(self._parts)
-            raise PredictionsError(f"{self._path}: no window could be scored, nothing was written")
+            raise OutputError(f"{self._path}: no window could be scored, nothing was written")
         new = self._path.with_name(self._path.name + ".new")
         try:
             pl.scan_parquet(self._parts / "*.parquet").sink_parquet(new)
             new.replace(self._path)
         except OSError as error:
-            raise PredictionsError(f"{self._path}: cannot be written: {error}") from error
-        finally:
-            shutil.rmtree(self._parts, ignore_errors=True)
+            raise OutputError(f"{self._path}: cannot be written: {error}") from error
