@@ -157,3 +157,14 @@ def test_other_weights_say_something_else():
     one = NetworkMember(some_network(), peak_target=False)
     other = replace(one, network=some_network(seed=2))
     assert not np.allclose(one.cdf(drawn(4), edges), other.cdf(drawn(4), edges))
+
+
+def test_a_network_comes_with_the_program_for_the_horizon_that_it_knows():
+    member = checkpoint.shipped(600, "peak")
+    assert member is not None
+    assert member.peak_target
+    assert checkpoint.SHIPPED.stat().st_size < 1_000_000
+    assert checkpoint.shipped(300, "value") is None
+    steady = member.cdf(moment(np.full((1, STEPS), 0.3)), np.array([[0.1, 0.6]]))
+    assert steady[0, 0] < 0.1
+    assert steady[0, 1] > 0.9
