@@ -21,9 +21,10 @@ from controller.forecast.sight import Sight, Small, arranged
 
 _DAMPING = 1e-12
 _KNOTS = Buckets(
-    np.array([0, 0.004, 0.015, 0.04, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.96, 0.985, 0.996, 1])
+    np.array([0, 0.004, 0.015, 0.04, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.96, 0.985, 0.996, 1]),
+    0.001,
 )
-_DISTANCE = Buckets(np.array([-1e9, -4, -1.5, -0.5, 0, 0.5, 1.5, 4, 1e9]))
+_DISTANCE = Buckets(np.array([-5, -4, -1.5, -0.5, 0, 0.5, 1.5, 4, 5]), 0.5)
 _SIZE = len(_KNOTS.bounds)
 
 

@@ -7,6 +7,7 @@ three slots; Lorenz's analogues, 1969). Pure. s series, e edges, n slots.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.core.state import Bools, Floats, Ints
 from controller.forecast.buckets import LEVELS_OF_USE, read
@@ -16,6 +17,7 @@ SLOT_S = 300
 SLOTS = 86_400 // SLOT_S
 _SLOTS_OF_HOUR = 3600 // SLOT_S
 _RECENT_SLOTS = 9.0  # half-life of the histogram that stands in where nothing is alike
+_RECENT_MAX = 48
 _HOUR_SLOTS = 96.0  # half-life of hours gone by
 _NEAR = 0.4  # of the local spread: how near is alike
 _NEAR_SHARE = 0.05  # of the value: nearer is not told apart
@@ -30,21 +32,26 @@ class Day:
 
     def begin(self, series: int) -> None:
         self._ring: Small = np.full((series, SLOTS), np.nan, dtype=np.float32)
+        self._cell = np.zeros((series, SLOTS), dtype=np.uint8)  # of `LEVELS_OF_USE`
 
     def arrange(self, places: Ints) -> None:
         self._ring = arranged(self._ring, places, np.nan)
+        self._cell = self._cell[np.maximum(places, 0)]
 
     def put(self, sight: Sight) -> None:
-        self._ring[:, _slot(sight)] = sight.outcome
+        slot = _slot(sight)
+        self._ring[:, slot] = sight.outcome
+        self._cell[:, slot] = LEVELS_OF_USE.of(np.nan_to_num(sight.outcome))
 
     def yesterday(self, sight: Sight) -> Floats:
         """(s,) what the target was a day before the one that is asked for; NaN: not seen."""
         slot = (_slot(sight) + _ahead(sight)) % SLOTS
         return np.asarray(self._ring[:, slot], dtype=np.float64)
 
-    def ordered(self, sight: Sight) -> Small:
-        """(s, n) the newest last."""
-        return np.roll(self._ring, -(_slot(sight) + 1), axis=1)
+    def ordered(self, sight: Sight) -> tuple[Small, NDArray[np.uint8]]:
+        """(s, n) targets and their cells, the newest last."""
+        back = -(_slot(sight) + 1)
+        return np.roll(self._ring, back, axis=1), np.roll(self._cell, back, axis=1)
 
 
 class Analogues:
@@ -65,23 +72,21 @@ class Analogues:
         self._day.put(sight)
 
     def cdf(self, sight: Sight, edges: Floats) -> Floats:
-        values = self._day.ordered(sight)
+        values, cell = self._day.ordered(sight)
         known = np.isfinite(values)
         values = np.where(known, values, np.float32(0))
-        cell = LEVELS_OF_USE.of(values) + np.arange(len(values))[:, None] * LEVELS_OF_USE.count
         age = np.arange(SLOTS)[::-1]
         behind = age + _ahead(sight)
-        same_minute = (behind % _SLOTS_OF_HOUR == 0) * 0.5 ** (behind / _HOUR_SLOTS)
-        recent = _histogram(cell, known * 0.5 ** (age / _RECENT_SLOTS))
+        hours = np.flatnonzero(behind % _SLOTS_OF_HOUR == 0)
+        near = slice(-_RECENT_MAX, None)
+        recent = _histogram(cell[:, near], known[:, near] * 0.5 ** (age[near] / _RECENT_SLOTS))
         recent += 1e-3 * np.diff(LEVELS_OF_USE.bounds)
         recent /= recent.sum(axis=1, keepdims=True)
-        alike = known * _alike(values, known, sight)
+        alike = _histogram(cell, known * _alike(values, known, sight))
+        same_minute = known[:, hours] * 0.5 ** (behind[hours] / _HOUR_SLOTS)
+        hourly = _histogram(cell[:, hours], same_minute)
         at, part = LEVELS_OF_USE.place(edges)
-        found = [
-            read(_histogram(cell, weight) + recent, at, part)
-            for weight in (alike, known * same_minute)
-        ]
-        return np.stack(found, axis=1)
+        return np.stack([read(each + recent, at, part) for each in (alike, hourly)], axis=1)
 
 
 class Yesterday:
@@ -121,11 +126,11 @@ def _alike(values: Small, known: Bools, sight: Sight) -> Small:
     return alike
 
 
-def _histogram(cell: Ints, weight: Floats | Small) -> Floats:
-    series = len(cell)
-    size = series * LEVELS_OF_USE.count
-    counted = np.bincount(cell.ravel(), np.broadcast_to(weight, cell.shape).ravel(), size)
-    return np.asarray(counted, dtype=np.float64).reshape(series, LEVELS_OF_USE.count)
+def _histogram(cell: NDArray[np.uint8], weight: Floats | Small) -> Floats:
+    series, size = len(cell), LEVELS_OF_USE.count
+    place = cell + np.arange(series)[:, None] * size
+    counted = np.bincount(place.ravel(), weight.ravel(), series * size)
+    return np.asarray(counted, dtype=np.float64).reshape(series, size)
 
 
 def _slot(sight: Sight) -> int:
