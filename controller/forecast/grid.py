@@ -13,13 +13,13 @@ import numpy as np
 from controller.core.state import Floats, Ints
 from controller.forecast.moment import BINS, EDGES
 
-EDGE_COUNT = 64
+EDGE_COUNT = 48
 FLOOR = 1e-4  # shares: nothing finer is told apart
 _ROUNDING = 1e-6  # that of `moment.bin_of`
 # Around the newest value, as parts of it and as multiples of the floor where it is near 0.
-_NEAR = np.array([0.03, 0.1, 0.2, 0.35, 0.6, 0.9])
-_ORDERED = 16  # order statistics of the window that become edges
-_COARSE = np.array([FLOOR, 0.001, 0.003, 0.01, 0.02, 0.03, 0.9995, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0])
+_NEAR = np.array([0.04, 0.15, 0.4, 0.9])
+_ORDERED = 9  # order statistics of the window that become edges
+_COARSE = np.array([FLOOR, 0.001, 0.004, 0.015, 0.9995, 1.1, 1.3, 2.0])
 _TOP = np.array([1.02, 1.3])  # times the highest value seen
 _SPOT = 6e-4
 _DAMPING = 1e-12
@@ -106,7 +106,7 @@ def _around(
 
 
 def _order_statistics(window: Floats, otherwise: Floats) -> Floats:
-    """(s, 16) values of the window from lowest to highest, evenly by rank; NaN left out."""
+    """(s, 9) values of the window from lowest to highest, evenly by rank; NaN left out."""
     ordered = np.sort(window, axis=1)  # NaN last
     count = np.isfinite(window).sum(axis=1)[:, None]
     rank = np.rint(np.linspace(0, 1, _ORDERED) * np.maximum(count - 1, 0)).astype(np.int64)

@@ -34,7 +34,7 @@ class Habits:
     kept_of_all: float = 0.99
     prior_outcomes: float = 15.0  # the fleet's errors count as much as so many of the series' own
     rate: float = 1.0
-    steps: int = 8  # along the gradient per outcome
+    steps: int = 10  # along the gradient per outcome
     back: float = 0.02  # of the weights, per step, to those of the fleet
     fine_weight: float = 0.05  # of an edge that only this series has, beside one of the 20
 

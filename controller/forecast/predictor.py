@@ -1,6 +1,6 @@
 """The predictor as it is assembled: simple members, the network where there is one, the mixture."""
 
-from controller.forecast.buckets import CHANGES, DEVIATIONS
+from controller.forecast.buckets import DEVIATIONS
 from controller.forecast.centres import Newest, Regression
 from controller.forecast.levels import Levels
 from controller.forecast.members import Distribution, External, Family, Residuals, WindowHistograms
@@ -20,7 +20,6 @@ def make_predictor(
     families: list[Family] = [
         WindowHistograms([_HOUR_S / 4, 3 * _HOUR_S / 4]),
         Levels([6 * _HOUR_S], 7 * _DAY_S),
-        Residuals(Newest(scaled=False), CHANGES, _DAY_S),
         Residuals(Newest(scaled=True), DEVIATIONS, _DAY_S),
         Residuals(Regression(_DAY_S), DEVIATIONS, _DAY_S),
         Analogues(day),

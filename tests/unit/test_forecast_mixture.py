@@ -96,7 +96,7 @@ def test_the_mixture_is_no_worse_than_its_best_member_on_mixed_series():
     walk = np.abs(0.5 + np.cumsum(random.normal(0, 0.03, (6, steps)), axis=1))
     values = np.concatenate([noise, walk])
     mixture = make_predictor(_HORIZON, "value")
-    own, members = 0.0, np.zeros(12)
+    own, members = 0.0, np.zeros(11)
     for at, moment in enumerate(_moments(values[:, :-_HORIZON])):
         made = mixture.step(moment)
         if at < 100:
