@@ -11,6 +11,7 @@ from controller.forecast.grid import FLOOR
 from controller.forecast.sight import Sight, arranged, kept_over_step
 
 _DAMPING = 1e-12
+_LEARNT = 500.0  # outcomes of all series until they count as much as going on does
 
 
 class Levels:
@@ -62,8 +63,7 @@ class Levels:
 
     def cdf(self, sight: Sight, edges: Floats) -> Floats:
         cell, part = LEVELS_OF_USE.place(edges)
-        prior = self._of_all.sum(axis=0) + _DAMPING + np.diff(LEVELS_OF_USE.bounds) * 1e-3
-        prior /= prior.sum()
+        prior = self._prior(sight)
         found = [read(mass + 0.5 * prior, cell, part) for mass in self._mass]
         state, state_of_all = self._states(sight)
         of_all = self._of_all[np.maximum(state_of_all, 0)]
@@ -73,6 +73,16 @@ class Levels:
         table = self._table[every, np.maximum(state, 0)] + 2.0 * of_all
         found.extend((read(table, cell, part), read(of_all, cell, part)))
         return np.stack(found, axis=1)
+
+    def _prior(self, sight: Sight) -> Floats:
+        """(s, b) what all series did; while that is little, that a series goes on as it is."""
+        total = self._of_all.sum()
+        learnt = total / (total + _LEARNT)
+        even = np.diff(LEVELS_OF_USE.bounds) * 1e-3
+        marginal = learnt * self._of_all.sum(axis=0) / (total + _DAMPING) + even
+        prior = np.tile(marginal, (len(sight.newest), 1))
+        prior[np.arange(len(prior)), LEVELS_OF_USE.of(np.nan_to_num(sight.newest))] += 1.01 - learnt
+        return np.asarray(prior / prior.sum(axis=1, keepdims=True))
 
     def _states(self, sight: Sight) -> tuple[Ints, Ints]:
         """(s,) states of now, -1 where nothing was seen."""

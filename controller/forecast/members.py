@@ -19,6 +19,7 @@ from controller.forecast.centres import Centre
 from controller.forecast.moment import Moment
 from controller.forecast.sight import Sight, arranged, kept_over_step
 
+_EVEN = 0.04
 _ODD = 0.002  # the probability that a series that stood still does something else
 
 
@@ -63,11 +64,11 @@ class WindowHistograms:
         weight = 0.5 ** (age_s / self._half_lives_s[:, None])  # (m, k)
         weights = (known[:, None, :] * weight).astype(np.float32)  # (s, m, k)
         below = np.less(np.nan_to_num(sight.past)[:, :, None], edges[:, None, :])
-        mass = np.matmul(weights, below.astype(np.float32))
-        # A quarter of an observation lies evenly over the allotment: nothing is impossible.
+        mass = np.matmul(weights, below.astype(np.float32)).astype(np.float64)
+        # A small part of an observation lies evenly over the allotment: nothing is impossible.
         even = np.minimum(edges, 1.0)[:, None, :]
-        total = weights.sum(axis=2)[:, :, None]
-        return np.asarray((mass + 0.25 * even) / (total + 0.25), dtype=np.float64)
+        total = weights.sum(axis=2, dtype=np.float64)[:, :, None]
+        return np.asarray(np.minimum((mass + _EVEN * even) / (total + _EVEN), 1.0))
 
 
 class Residuals:

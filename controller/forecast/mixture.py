@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.state import Bools, Floats, Ints
-from controller.forecast.calibrate import Conformal, Reliability, Said
+from controller.forecast.calibrate import Conformal, Reliability, Said, ascending
 from controller.forecast.grid import Grid, bin_mass, make_grid
 from controller.forecast.members import Family
 from controller.forecast.moment import BINS, Moment, Prediction
@@ -101,7 +101,7 @@ class Mixture:
             said = Said.packed(pooled, corrected, grid.edges, sight)
             self._waiting.append(self._packed(grid, said, members))
         self._now += 1
-        final = self.reliability.mixed(pooled, corrected)
+        final = ascending(self.reliability.mixed(pooled, corrected))  # but for rounding it is
         return Prediction(bin_mass(final, grid), self.conformal.read(final, grid.edges))
 
     def arrange(self, places: Ints) -> None:

@@ -19,6 +19,7 @@ Small = NDArray[np.float32]  # of states that every series has
 Kind = TypeVar("Kind", Floats, Small, Ints)
 WINDOW_S = 7200  # of the window histogram and of the local mean and spread
 _HALF_HOUR_S = 1800
+_NEW_CHANGE = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +45,9 @@ def look(moment: Moment, horizon_steps: int, target: Target) -> Sight:
     values = recent[:, -steps:]
     newest = _newest(values)
     change = np.abs(recent[:, horizon_steps:] - recent[:, :-horizon_steps])
-    spread = _mean(change, np.zeros(len(newest)))
+    # One change more than was seen: a tenth of the value, for series that are still new.
+    usual = _NEW_CHANGE * np.nan_to_num(newest)[:, None]
+    spread = _mean(np.concatenate([change, usual], axis=1), np.zeros(len(newest)))
     half_hour = values[:, -max(1, _HALF_HOUR_S // moment.step_s) :]
     return Sight(
         moment=moment,

@@ -140,3 +140,10 @@ def test_the_network_is_a_member_that_is_favoured():
     for moment in _moments(values[:, :1]):
         mixture.step(moment)
     assert mixture._weights[0].argmax() == mixture._weights.shape[1] - 1
+
+
+def test_before_anything_was_learnt_a_series_is_expected_to_stay_near_where_it_is():
+    values = np.array([[0.02], [0.33], [0.97]])
+    made = make_predictor(_HORIZON, "value").step(next(_moments(values)))
+    assert (made.mass.argmax(axis=1) == bin_of(values[:, 0])).all()
+    assert (_score(made.mass, values[:, 0]) < 0.01).all()
