@@ -60,6 +60,15 @@ def test_both_kernels_give_what_a_plain_programme_gives(seed, scale):
         assert best_within(by_host(problem), state, host).tolist() == expected
 
 
+def test_a_bin_repeated_in_the_middle_hides_none_behind_it():
+    """What a bin repeats is left out, and what comes after it is not."""
+    level = np.array([1, 1, 2, 4]).reshape(4, 1, 1)
+    problem = Problem(np.array([[[0, 0]], [[0, 0]], [[3, 2]], [[9, 8]]]), level, np.array([4, 4]))
+    state, host = np.array([3, 3]), np.array([0, 1])
+    assert best_within(problem, state, host).tolist() == [9, 8]
+    assert best_within(by_host(problem), state, host).tolist() == [9, 8]
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_long_rows_of_many_slots_are_the_same_in_both_kernels(scale):
     rng = np.random.default_rng(4)

@@ -111,7 +111,10 @@ class _Many:
         self.core, self.low, self.width, self.nothing = core, low, width, nothing
         self.pad = pad = int(width.max(initial=0)) + 1
         self.gain: AnyInts = np.maximum(core.gain, nothing).astype(dtype)
-        self.options = core.count().max(axis=1, initial=0).tolist()
+        # Up to the last place in use: a place before it may be free, as of a bin that is repeated.
+        used = (core.gain > NOTHING).any(axis=2)
+        places = np.arange(1, used.shape[1] + 1)
+        self.options = np.where(used, places, 0).max(axis=1, initial=0).tolist()
         self.start = np.clip(pad + (low[1:] - low[:-1])[:, None] - core.weight, 0, 2 * pad)
         self.hosts = np.arange(core.room.size)
         self.first: AnyInts = np.full((core.room.size, 3 * pad), nothing, dtype=dtype)
