@@ -4,6 +4,7 @@ All learn online from moments alone. A series whose newest step is missing gets 
 such windows are not scored. n live series, s series, w steps of a window.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import numpy as np
@@ -23,7 +24,7 @@ DAY_S = 86_400
 _SPREAD_MIN = 0.0025  # of a normal distribution: a constant past is no certainty
 
 
-class Peer:
+class Peer(ABC):
     """Hears of every moment, then is asked for the series whose newest step was seen."""
 
     name = ""
@@ -38,12 +39,12 @@ class Peer:
             mass[live], quantile[live] = self.predict(moment, live)
         return Prediction(mass, quantile)
 
-    def learn(self, moment: Moment, live: Ints) -> None:
+    def learn(self, moment: Moment, live: Ints) -> None:  # noqa: B027 - no part of what all must have
         """From the newest step; most have nothing to learn."""
 
+    @abstractmethod
     def predict(self, moment: Moment, live: Ints) -> tuple[Floats, Floats]:
         """(n, 21) and (n, 4) of the `live` series."""
-        raise NotImplementedError
 
 
 class Persistence(Peer):
