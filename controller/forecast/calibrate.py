@@ -17,7 +17,7 @@ from controller.core.state import Floats, Ints
 from controller.forecast.buckets import Buckets
 from controller.forecast.grid import quantile_at
 from controller.forecast.moment import LEVELS
-from controller.forecast.sight import Sight, Small, arranged
+from controller.forecast.sight import EVERY, Rows, Sight, Small, arranged
 
 _DAMPING = 1e-12
 _KNOTS = Buckets(
@@ -76,22 +76,26 @@ class Reliability:
     def arrange(self, places: Ints) -> None:
         self._own, self._gain = arranged(self._own, places), arranged(self._gain, places)
 
-    def correct(self, cdf: Floats, edges: Floats, newest: Floats, spread: Floats) -> Floats:
+    def correct(
+        self, cdf: Floats, edges: Floats, newest: Floats, spread: Floats, rows: Rows = EVERY
+    ) -> Floats:
         """(s, e) CDFs of which all of the correction is made; ascending."""
         knot, part, side, distance = _cells(cdf, edges, newest, spread)
         fleet = self._fleet[:, 0] / (self._fleet[:, 1] + 1.0)
         place = distance * _SIZE + knot
         prior = fleet[place] * (1 - part) + fleet[place + 1] * part
-        own = self._own[:, 0] / (self._own[:, 1] + self._prior)
+        mine = self._own[rows]
+        own = mine[:, 0] / (mine[:, 1] + self._prior)
         place = side * _SIZE + knot
         low = np.take_along_axis(own, place, axis=1)
         high = np.take_along_axis(own, place + 1, axis=1)
         return ascending(cdf + prior + low * (1 - part) + high * part)
 
-    def mixed(self, cdf: Floats, corrected: Floats) -> Floats:
+    def mixed(self, cdf: Floats, corrected: Floats, rows: Rows = EVERY) -> Floats:
         """The CDFs with as much of the correction as it was worth so far."""
-        worth = self._gain + self._fleet_gain * (20 / (self._fleet_gain[1] + _DAMPING)) * (
-            self._gain[:, 1:] / 20 + 1e-6
+        gain = self._gain[rows]
+        worth = gain + self._fleet_gain * (20 / (self._fleet_gain[1] + _DAMPING)) * (
+            gain[:, 1:] / 20 + 1e-6
         )
         part = np.clip(worth[:, 0] / (worth[:, 1] + _DAMPING), 0, 1)
         return np.asarray(cdf + part[:, None] * (corrected - cdf))
@@ -138,9 +142,19 @@ def _cells(
 
 
 class Conformal:
-    """Levels at which quantiles are read, moved by what each series did; and all of them."""
+    """Levels at which quantiles are read, moved by what each series did; and all of them.
 
-    def __init__(self, rate: float = 0.03, fleet_rate: float = 0.05) -> None:
+    Moves are learnt at `moment.LEVELS`; other `levels`, ascending, lie between them in log odds.
+    """
+
+    def __init__(
+        self, levels: Floats = LEVELS, rate: float = 0.03, fleet_rate: float = 0.05
+    ) -> None:
+        within = len(levels) > 0 and levels[0] > 0 and levels[-1] < 1
+        if not within or (np.diff(levels) <= 0).any():
+            raise ValueError(f"levels of quantiles must ascend between 0 and 1: {levels}")
+        self._odds = _odds(levels)
+        self._between = _between(_odds(LEVELS), self._odds)
         self._rate, self._fleet_rate = rate, fleet_rate
         self._fleet = np.zeros(len(LEVELS))
         self._waiting: deque[Floats] = deque()
@@ -154,13 +168,14 @@ class Conformal:
         self._moved = arranged(self._moved, places)
         self._waiting = deque(arranged(each, places, np.nan) for each in self._waiting)
 
-    def read(self, cdf: Floats, edges: Floats) -> Floats:
-        """(s, q) quantiles at the moved levels, ascending."""
-        odds = np.log(LEVELS / (1 - LEVELS)) + self._fleet + self._moved
-        level = np.maximum.accumulate(1 / (1 + np.exp(-odds)), axis=1)
-        quantile = np.maximum.accumulate(quantile_at(cdf, edges, level), axis=1)
-        self._waiting.append(quantile)
-        return quantile
+    def read(self, cdf: Floats, edges: Floats, rows: Rows = EVERY) -> Floats:
+        """(s, q) quantiles at the moved `levels`, ascending."""
+        moved = (self._fleet + self._moved[rows]) @ self._between
+        return _read(cdf, edges, self._odds + moved)
+
+    def remember(self, cdf: Floats, edges: Floats) -> None:
+        """Learn from what this said at `LEVELS` when the outcome comes."""
+        self._waiting.append(_read(cdf, edges, _odds(LEVELS) + self._fleet + self._moved))
 
     def learn(self, sight: Sight) -> None:
         if len(self._waiting) < sight.horizon_steps:
@@ -174,3 +189,17 @@ class Conformal:
         step = self._rate * np.minimum(missed, 5.0 / (1 - LEVELS)) * (1 - LEVELS) * 4
         self._moved[known] = np.clip(self._moved[known] + step, -1.0, 1.5)
         self._fleet = np.clip(self._fleet + self._fleet_rate * missed.mean(axis=0), -2.0, 2.0)
+
+
+def _odds(level: Floats) -> Floats:
+    return np.asarray(np.log(level / (1 - level)))
+
+
+def _between(known: Floats, wanted: Floats) -> Floats:
+    """(k, q) what each known place counts at the wanted ones: linear, the outermost beyond."""
+    return np.stack([np.interp(wanted, known, one) for one in np.eye(len(known))])
+
+
+def _read(cdf: Floats, edges: Floats, odds: Floats) -> Floats:
+    level = np.maximum.accumulate(1 / (1 + np.exp(-odds)), axis=1)
+    return np.asarray(np.maximum.accumulate(quantile_at(cdf, edges, level), axis=1))

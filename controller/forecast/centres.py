@@ -7,7 +7,7 @@ import numpy as np
 
 from controller.core.state import Floats, Ints
 from controller.forecast.grid import FLOOR, snap
-from controller.forecast.sight import Sight, arranged, kept_over_step
+from controller.forecast.sight import EVERY, Rows, Sight, arranged, kept_over_step
 
 _HOUR_S, _DAY_S = 3600, 86_400
 _FACTS = 6
@@ -21,7 +21,10 @@ class Centre(Protocol):
 
     def learn(self, sight: Sight) -> None: ...
 
-    def place(self, sight: Sight) -> tuple[Floats, Floats]: ...
+    def place(self, sight: Sight, rows: Rows = EVERY) -> tuple[Floats, Floats]: ...
+
+    def remember(self, sight: Sight) -> None:
+        """What `place` was told, to learn from when its outcome comes."""
 
     def arrange(self, places: Ints) -> None: ...
 
@@ -41,9 +44,12 @@ class Newest:
     def learn(self, sight: Sight) -> None:
         """There is nothing to learn."""
 
-    def place(self, sight: Sight) -> tuple[Floats, Floats]:
+    def place(self, sight: Sight, rows: Rows = EVERY) -> tuple[Floats, Floats]:
         unit = sight.spread if self._scaled else np.ones_like(sight.spread)
         return sight.newest, unit
+
+    def remember(self, sight: Sight) -> None:
+        """Nothing is learnt."""
 
 
 class Regression:
@@ -100,16 +106,19 @@ class Regression:
         self._fleet_product = self._fleet_product * kept + product.sum(axis=0)
         self._fleet_count = self._fleet_count * float(kept) + len(known)
 
-    def place(self, sight: Sight) -> tuple[Floats, Floats]:
-        slow = self._slow_mean(sight)
-        facts = self._facts(sight, slow)
-        self._waiting.append((facts, slow, sight.spread))
+    def place(self, sight: Sight, rows: Rows = EVERY) -> tuple[Floats, Floats]:
+        slow = self._slow_mean(sight, rows)
+        facts = self._facts(sight, slow, rows)
         part = self._prior_outcomes / self._fleet_count
-        square = self._square + part * self._fleet_square + 1e-3 * np.eye(_FACTS)
-        product = self._product + part * self._fleet_product
+        square = self._square[rows] + part * self._fleet_square + 1e-3 * np.eye(_FACTS)
+        product = self._product[rows] + part * self._fleet_product
         line = np.linalg.solve(square, product[:, :, None])[:, :, 0]
         ahead = np.clip((line * facts).sum(axis=1), -_CLIP, _CLIP)
         return np.maximum(slow + ahead * sight.spread, 0.0), sight.spread
+
+    def remember(self, sight: Sight) -> None:
+        slow = self._slow_mean(sight, EVERY)
+        self._waiting.append((self._facts(sight, slow, EVERY), slow, sight.spread))
 
     def _remember(self, sight: Sight, known: Ints, value: Floats) -> None:
         """The slow mean, and the mean of this hour of the day."""
@@ -121,19 +130,19 @@ class Regression:
         self._hours[known, hour] *= kept
         self._hours[known, hour] += np.stack([value, np.ones(len(known))], axis=1)
 
-    def _slow_mean(self, sight: Sight) -> Floats:
+    def _slow_mean(self, sight: Sight, rows: Rows) -> Floats:
         """(s,) of about a day; of two hours as long as that is all there is."""
-        total, weight = self._slow[:, 0], self._slow[:, 1]
+        total, weight = self._slow[rows, 0], self._slow[rows, 1]
         return np.asarray((total + 3 * np.nan_to_num(sight.long_mean)) / (weight + 3))
 
-    def _facts(self, sight: Sight, slow: Floats) -> Floats:
+    def _facts(self, sight: Sight, slow: Floats, rows: Rows) -> Floats:
         """(s, 6) NaN in the second place where nothing was seen."""
         ahead_s = sight.horizon_steps * sight.moment.step_s
         back = _HOUR_S // sight.moment.step_s - sight.horizon_steps
         window = sight.moment.window
         hour_ago = snap(window[:, -1 - back]) if 0 <= back < window.shape[1] else sight.newest
         hour = (sight.moment.end_s - 1 + ahead_s) % _DAY_S // _HOUR_S
-        total, weight = self._hours[:, hour, 0], self._hours[:, hour, 1]
+        total, weight = self._hours[rows, hour, 0], self._hours[rows, hour, 1]
         usual = (total + slow) / (weight + 1)
         values = np.stack(
             [

@@ -8,7 +8,7 @@ import numpy as np
 from controller.core.state import Floats, Ints
 from controller.forecast.buckets import LEVELS_OF_USE, Buckets, read
 from controller.forecast.grid import FLOOR
-from controller.forecast.sight import Sight, arranged, kept_over_step
+from controller.forecast.sight import EVERY, Rows, Sight, arranged, kept_over_step
 
 _DAMPING = 1e-12
 _LEARNT = 500.0  # outcomes of all series until they count as much as going on does
@@ -61,15 +61,15 @@ class Levels:
             self._learn_tables(sight, *self._waiting.popleft())
         self._waiting.append(self._states(sight))
 
-    def cdf(self, sight: Sight, edges: Floats) -> Floats:
+    def cdf(self, sight: Sight, edges: Floats, rows: Rows = EVERY) -> Floats:
         cell, part = LEVELS_OF_USE.place(edges)
         prior = self._prior(sight)
-        found = [read(mass + 0.5 * prior, cell, part) for mass in self._mass]
+        found = [read(mass[rows] + 0.5 * prior, cell, part) for mass in self._mass]
         state, state_of_all = self._states(sight)
         of_all = self._of_all[np.maximum(state_of_all, 0)]
         of_all = of_all + 3.0 * prior
         of_all /= of_all.sum(axis=1, keepdims=True)
-        every = np.arange(len(state))
+        every = np.arange(len(self._table))[rows]
         table = self._table[every, np.maximum(state, 0)] + 2.0 * of_all
         found.extend((read(table, cell, part), read(of_all, cell, part)))
         return np.stack(found, axis=1)

@@ -1,9 +1,10 @@
 """Simple ways to predict, each a family of distributions that learns from what comes. Pure.
 
-A family says `cdf(sight, edges)`, (s, m, e): the probability of a target below each edge, from
-each of its m members, after `learn(sight)` took the newest outcome in. Every state has the series
-as its first axis; `arrange` reorders it when series come and go. No member sees what is not in a
-`Sight`. s series, e edges, k steps of two hours.
+A family says `cdf(sight, edges, rows)`, (s, m, e): the probability of a target below each edge,
+from each of its m members, after `learn(sight)` took the newest outcome in; of some rows of the
+series when only those are looked at. Every state has the series as its first axis; `arrange`
+reorders it when series come and go. No member sees what is not in a `Sight`. s series, e edges, k
+steps of two hours.
 """
 
 from collections import deque
@@ -17,7 +18,7 @@ from controller.core.state import Floats, Ints
 from controller.forecast.buckets import Buckets, read
 from controller.forecast.centres import Centre
 from controller.forecast.moment import Moment
-from controller.forecast.sight import Sight, arranged, kept_over_step
+from controller.forecast.sight import EVERY, Rows, Sight, arranged, kept_over_step
 
 _EVEN = 0.04
 _ODD = 0.002  # the probability that a series that stood still does something else
@@ -30,7 +31,7 @@ class Family(Protocol):
 
     def learn(self, sight: Sight) -> None: ...
 
-    def cdf(self, sight: Sight, edges: Floats) -> Floats: ...
+    def cdf(self, sight: Sight, edges: Floats, rows: Rows = EVERY) -> Floats: ...
 
     def arrange(self, places: Ints) -> None: ...
 
@@ -57,7 +58,7 @@ class WindowHistograms:
     def learn(self, sight: Sight) -> None:
         """The window is all there is."""
 
-    def cdf(self, sight: Sight, edges: Floats) -> Floats:
+    def cdf(self, sight: Sight, edges: Floats, rows: Rows = EVERY) -> Floats:
         steps = sight.past.shape[1]
         age_s = np.arange(steps)[::-1] * sight.moment.step_s
         known = np.isfinite(sight.past)
@@ -111,13 +112,14 @@ class Residuals:
             self._of_all *= kept
             np.add.at(self._of_all, cell, 1.0)
         self._waiting.append(self._centre.place(sight))
+        self._centre.remember(sight)
 
-    def cdf(self, sight: Sight, edges: Floats) -> Floats:
-        centre, unit = self._waiting[-1]
+    def cdf(self, sight: Sight, edges: Floats, rows: Rows = EVERY) -> Floats:
+        centre, unit = self._centre.place(sight, rows)
         error = (edges - np.nan_to_num(centre)[:, None]) / np.nan_to_num(unit, nan=1.0)[:, None]
         cell, part = self._buckets.place(error)
         prior = self._of_all / self._of_all.sum()
-        found = read(self._mass + 4.0 * prior, cell, part)
+        found = read(self._mass[rows] + 4.0 * prior, cell, part)
         # No share lies below 0: what errors would put there lies just above it.
         return np.asarray(found[:, None, :])
 
@@ -139,7 +141,7 @@ class External:
     def learn(self, sight: Sight) -> None:
         """It was taught elsewhere."""
 
-    def cdf(self, sight: Sight, edges: Floats) -> Floats:
+    def cdf(self, sight: Sight, edges: Floats, rows: Rows = EVERY) -> Floats:
         """Series that stood still for two hours are not worth its time: they go on as they are."""
         even = np.minimum(edges, 1.0)
         found = (1 - _ODD) * (np.nan_to_num(sight.newest)[:, None] < edges) + _ODD * even

@@ -19,8 +19,8 @@ from controller.core.state import Bools, Floats, Ints
 from controller.forecast.calibrate import Conformal, Reliability, Said, ascending
 from controller.forecast.grid import Grid, bin_mass, make_grid
 from controller.forecast.members import Family
-from controller.forecast.moment import BINS, Moment, Prediction
-from controller.forecast.sight import Sight, Small, Target, arranged, look
+from controller.forecast.moment import BINS, LEVELS, Moment, Prediction
+from controller.forecast.sight import EVERY, Rows, Sight, Small, Target, arranged, look
 
 _DAMPING = 1e-12
 _PACKED = 65_535
@@ -52,6 +52,17 @@ class _Waiting:
     members: NDArray[np.uint16]  # (s, m, e) 65,535ths
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Told:
+    """CDFs of one moment: of the members, their mixture, corrected, and with what that is worth."""
+
+    grid: Grid
+    members: Floats  # (s, m, e)
+    pooled: Floats  # (s, e)
+    corrected: Floats
+    final: Floats
+
+
 class Mixture:
     """A `Predictor` over families of members; `favoured` says how much more than one each weighs.
 
@@ -72,6 +83,7 @@ class Mixture:
         target: Target = "value",
         favoured: Sequence[float] = (),
         habits: Habits = _HABITS,
+        levels: Floats = LEVELS,
     ) -> None:
         self.families, self.horizon_steps, self.target = families, horizon_steps, target
         self.habits = habits
@@ -84,7 +96,7 @@ class Mixture:
         self._now = 0
         # A fine grid would have many predictions wait: a few within a horizon teach as much.
         self._stride = max(1, horizon_steps // 4)
-        self.reliability, self.conformal = Reliability(), Conformal()
+        self.reliability, self.conformal = Reliability(), Conformal(levels)
         self._begin(0)
 
     def step(self, moment: Moment) -> Prediction:
@@ -93,16 +105,22 @@ class Mixture:
             self._begin(series)
         sight = look(moment, self.horizon_steps, self.target)
         self._learn(sight)
-        grid = make_grid(sight.newest, sight.past)
-        members = self._members(sight, grid.edges)
-        pooled = np.matmul(self._weights[:, None, :], members)[:, 0]
-        corrected = self.reliability.correct(pooled, grid.edges, sight.newest, sight.spread)
+        told = self._say(sight, EVERY)
         if self._now % self._stride == 0:
-            said = Said.packed(pooled, corrected, grid.edges, sight)
-            self._waiting.append(self._packed(grid, said, members))
+            said = Said.packed(told.pooled, told.corrected, told.grid.edges, sight)
+            self._waiting.append(self._packed(told.grid, said, told.members))
         self._now += 1
-        final = ascending(self.reliability.mixed(pooled, corrected))  # but for rounding it is
-        return Prediction(bin_mass(final, grid), self.conformal.read(final, grid.edges))
+        self.conformal.remember(told.final, told.grid.edges)
+        return self._prediction(told, EVERY)
+
+    def again(self, moment: Moment, rows: Ints) -> Prediction:
+        """Of a moment of these rows of the series alone, in this order; nothing is learnt from it.
+
+        For what must be known anew between two steps. `step` must have been called before.
+        """
+        return self._prediction(
+            self._say(look(moment, self.horizon_steps, self.target), rows), rows
+        )
 
     def arrange(self, places: Ints) -> None:
         """Series of the next moment: their rows in the last one, -1 for those that are new."""
@@ -135,9 +153,21 @@ class Mixture:
         for family in self.families:
             family.begin(series)
 
-    def _members(self, sight: Sight, edges: Floats) -> Floats:
+    def _say(self, sight: Sight, rows: Rows) -> "_Told":
+        grid = make_grid(sight.newest, sight.past)
+        members = self._members(sight, grid.edges, rows)
+        pooled = np.matmul(self._weights[rows][:, None, :], members)[:, 0]
+        corrected = self.reliability.correct(pooled, grid.edges, sight.newest, sight.spread, rows)
+        mixed = self.reliability.mixed(pooled, corrected, rows)
+        return _Told(grid, members, pooled, corrected, ascending(mixed))  # but for rounding it is
+
+    def _prediction(self, told: "_Told", rows: Rows) -> Prediction:
+        quantile = self.conformal.read(told.final, told.grid.edges, rows)
+        return Prediction(bin_mass(told.final, told.grid), quantile)
+
+    def _members(self, sight: Sight, edges: Floats, rows: Rows) -> Floats:
         """(s, m, e) CDFs, made ascending and within 0 and 1."""
-        found = np.concatenate([each.cdf(sight, edges) for each in self.families], axis=1)
+        found = np.concatenate([each.cdf(sight, edges, rows) for each in self.families], axis=1)
         return np.clip(found, 0.0, 1.0, out=found)
 
     def _packed(self, grid: Grid, said: Said, members: Floats) -> _Waiting:

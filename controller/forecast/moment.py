@@ -33,7 +33,7 @@ class Prediction:
     """Of the target one horizon after the moment."""
 
     mass: Floats  # (s, 21) probability of each of the 20 bins and of what lies above; sums to 1
-    quantile: Floats  # (s, 4) at LEVELS, ascending
+    quantile: Floats  # (s, q) at LEVELS or at those that were asked for, ascending
 
 
 class Predictor(Protocol):

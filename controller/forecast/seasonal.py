@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from controller.core.state import Bools, Floats, Ints
 from controller.forecast.buckets import LEVELS_OF_USE, read
-from controller.forecast.sight import Sight, Small, arranged
+from controller.forecast.sight import EVERY, Rows, Sight, Small, arranged
 
 SLOT_S = 300
 SLOTS = 86_400 // SLOT_S
@@ -33,25 +33,26 @@ class Day:
     def begin(self, series: int) -> None:
         self._ring: Small = np.full((series, SLOTS), np.nan, dtype=np.float32)
         self._cell = np.zeros((series, SLOTS), dtype=np.uint8)  # of `LEVELS_OF_USE`
+        self._last = 0  # slot that was put last
 
     def arrange(self, places: Ints) -> None:
         self._ring = arranged(self._ring, places, np.nan)
         self._cell = self._cell[np.maximum(places, 0)]
 
     def put(self, sight: Sight) -> None:
-        slot = _slot(sight)
+        slot = self._last = _slot(sight)
         self._ring[:, slot] = sight.outcome
         self._cell[:, slot] = LEVELS_OF_USE.of(np.nan_to_num(sight.outcome))
 
-    def yesterday(self, sight: Sight) -> Floats:
+    def yesterday(self, sight: Sight, rows: Rows) -> Floats:
         """(s,) what the target was a day before the one that is asked for; NaN: not seen."""
-        slot = (_slot(sight) + _ahead(sight)) % SLOTS
-        return np.asarray(self._ring[:, slot], dtype=np.float64)
+        slot = (self._last + _ahead(sight)) % SLOTS
+        return np.asarray(self._ring[rows, slot], dtype=np.float64)
 
-    def ordered(self, sight: Sight) -> tuple[Small, NDArray[np.uint8]]:
+    def ordered(self, rows: Rows) -> tuple[Small, NDArray[np.uint8]]:
         """(s, n) targets and their cells, the newest last."""
-        back = -(_slot(sight) + 1)
-        return np.roll(self._ring, back, axis=1), np.roll(self._cell, back, axis=1)
+        back = -(self._last + 1)
+        return np.roll(self._ring[rows], back, axis=1), np.roll(self._cell[rows], back, axis=1)
 
 
 class Analogues:
@@ -71,8 +72,8 @@ class Analogues:
     def learn(self, sight: Sight) -> None:
         self._day.put(sight)
 
-    def cdf(self, sight: Sight, edges: Floats) -> Floats:
-        values, cell = self._day.ordered(sight)
+    def cdf(self, sight: Sight, edges: Floats, rows: Rows = EVERY) -> Floats:
+        values, cell = self._day.ordered(rows)
         known = np.isfinite(values)
         values = np.where(known, values, np.float32(0))
         age = np.arange(SLOTS)[::-1]
@@ -104,8 +105,11 @@ class Yesterday:
     def learn(self, sight: Sight) -> None:
         """The day was told already."""
 
-    def place(self, sight: Sight) -> tuple[Floats, Floats]:
-        before = self._day.yesterday(sight)
+    def remember(self, sight: Sight) -> None:
+        """Nothing is learnt."""
+
+    def place(self, sight: Sight, rows: Rows = EVERY) -> tuple[Floats, Floats]:
+        before = self._day.yesterday(sight, rows)
         return np.where(np.isfinite(before), before, sight.long_mean), sight.spread
 
 

@@ -17,6 +17,8 @@ from controller.forecast.moment import Moment
 Target = Literal["value", "peak"]
 Small = NDArray[np.float32]  # of states that every series has
 Kind = TypeVar("Kind", Floats, Small, Ints)
+Rows = slice | Ints  # of the series, whose states are read
+EVERY = slice(None)
 WINDOW_S = 7200  # of the window histogram and of the local mean and spread
 _HALF_HOUR_S = 1800
 _NEW_CHANGE = 0.1

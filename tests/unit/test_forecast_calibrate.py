@@ -1,6 +1,7 @@
 """Corrections learn from what came true, and coverage tends to what was promised."""
 
 import numpy as np
+import pytest
 
 from controller.forecast.calibrate import Conformal, Reliability, Said, ascending
 from controller.forecast.grid import make_grid
@@ -63,6 +64,7 @@ def test_coverage_tends_to_the_promise_though_the_distribution_is_wrong():
     covered, values = [], np.full((_SERIES, 2), np.nan)
     for _ in range(800):
         quantile = conformal.read(said, edges)
+        conformal.remember(said, edges)
         assert (np.diff(quantile, axis=1) >= 0).all()
         outcome = random.uniform(0, wide[:, 0])
         covered.append(outcome[:, None] <= quantile)
@@ -86,6 +88,25 @@ def test_series_that_come_and_go_take_their_corrections_along():
 def test_what_was_not_seen_teaches_nothing():
     conformal = Conformal()
     conformal.begin(1)
-    conformal.read(np.linspace(0, 1, 64)[None], np.linspace(0, 1, 64)[None])
+    conformal.remember(np.linspace(0, 1, 64)[None], np.linspace(0, 1, 64)[None])
     conformal.learn(_sight(np.full((1, 2), np.nan)))
     assert (conformal._moved == 0).all() and (conformal._fleet == 0).all()
+
+
+def test_moves_reach_the_levels_between_those_at_which_they_are_learnt():
+    edges = np.linspace(0.001, 1, 999)[None]
+    conformal = Conformal(np.array([0.25, 0.5, 0.93, 0.99, 0.999]))
+    conformal.begin(1)
+    conformal._moved[0] = [-0.2, 0.0, 0.4, 0.6]
+    found = conformal.read(edges, edges)[0]
+    moved = np.log(found / (1 - found)) - np.log(
+        1 / (1 / np.array([0.25, 0.5, 0.93, 0.99, 0.999]) - 1)
+    )
+    assert np.allclose(moved[[0, 1, 3, 4]], [-0.2, -0.2, 0.6, 0.6], atol=0.02)
+    assert 0.1 < moved[2] < 0.3
+
+
+@pytest.mark.parametrize("levels", [[], [0.5, 0.5], [0.9, 0.5], [0.0, 0.5], [0.5, 1.0]])
+def test_levels_that_are_none_are_refused(levels):
+    with pytest.raises(ValueError, match="ascend between 0 and 1"):
+        Conformal(np.array(levels))

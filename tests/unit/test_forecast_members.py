@@ -105,6 +105,7 @@ def test_the_regression_finds_that_a_series_returns_to_its_mean():
         sight = look(moment, _HORIZON, "value")
         centre.learn(sight)
         middle, unit = centre.place(sight)
+        centre.remember(sight)
     assert np.abs(middle - 0.5).mean() < 0.5 * np.abs(sight.newest - 0.5).mean()
     assert (unit > 0).all()
 

@@ -1,5 +1,7 @@
 """The mixture: proper distributions, weights that find the better member, nothing of the future."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from controller.forecast.mixture import Mixture, _descend
@@ -39,7 +41,7 @@ class _Knows:
 
     def learn(self, sight): ...
 
-    def cdf(self, sight, edges):
+    def cdf(self, sight, edges, rows=None):
         at = sight.moment.end_s // _STEP_S - 1 + sight.horizon_steps
         middle = self._middle[:, min(at, self._middle.shape[1] - 1)]
         return np.clip((edges - middle[:, None]) * 10 + 0.5, 0, 1)[:, None, :]
@@ -147,3 +149,48 @@ def test_before_anything_was_learnt_a_series_is_expected_to_stay_near_where_it_i
     made = make_predictor(_HORIZON, "value").step(next(_moments(values)))
     assert (made.mass.argmax(axis=1) == bin_of(values[:, 0])).all()
     assert (_score(made.mass, values[:, 0]) < 0.01).all()
+
+
+def _some(moment, rows):
+    return replace(
+        moment, window=moment.window[rows], peak=moment.peak[rows], others=moment.others[rows]
+    )
+
+
+def test_the_same_moment_again_is_predicted_the_same():
+    values = np.random.default_rng(6).uniform(0, 1.2, (6, 60))
+    values[2], values[3, 20:] = 0.3, np.nan
+    for target in ("value", "peak"):
+        mixture = make_predictor(_HORIZON, target)
+        rows = np.array([4, 2, 0, 3])
+        for moment in _moments(values):
+            made = mixture.step(moment)
+            again = mixture.again(_some(moment, rows), rows)
+            assert np.allclose(again.mass, made.mass[rows], atol=1e-9)
+            assert np.allclose(again.quantile, made.quantile[rows], atol=1e-9)
+
+
+def test_what_is_predicted_again_changes_nothing_that_comes_later():
+    values = np.random.default_rng(7).uniform(0, 1.2, (4, 60))
+    calm, asked = (make_predictor(_HORIZON, "peak") for _ in range(2))
+    rows = np.array([1, 3])
+    for moment in _moments(values):
+        asked_made, made = asked.step(moment), calm.step(moment)
+        assert np.array_equal(made.mass, asked_made.mass)
+        assert np.array_equal(made.quantile, asked_made.quantile)
+        later = replace(_some(moment, rows), end_s=moment.end_s + 60)
+        asked.again(replace(later, window=later.window * 1.5), rows)
+
+
+def test_quantiles_are_at_the_levels_that_are_asked_for():
+    values = np.random.default_rng(8).uniform(0, 1, (5, 80))
+    levels = np.array([0.05, 0.3, 0.5, 0.8, 0.95, 0.995])
+    usual, asked = (
+        make_predictor(_HORIZON, "value"),
+        make_predictor(_HORIZON, "value", None, levels),
+    )
+    for moment in _moments(values):
+        made, asked_made = usual.step(moment), asked.step(moment)
+    assert asked_made.quantile.shape == (5, 6)
+    assert np.allclose(asked_made.quantile[:, [2, 4]], made.quantile[:, [0, 2]])
+    assert (np.diff(asked_made.quantile, axis=1) >= 0).all()
