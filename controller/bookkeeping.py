@@ -1,6 +1,7 @@
 """Counts what cycles did, for operators and for Prometheus, and keeps the last plans."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -66,14 +67,18 @@ class Books:
             for one in self.plans
         )
 
-    def skill(self, book: SkillBook) -> None:
-        """Means over the machines whose skill is known."""
-        skill = book.skill(book.ids)
+    def skill(self, book: SkillBook, series: Mapping[str, int]) -> None:
+        """Means over the machines whose skill is known; how many series each method forecasts."""
+        skill, coverage = book.skill(book.ids), book.coverage(book.ids)
         for resource in Resource:
             known = ~np.isnan(skill[:, resource])
             if known.any():
                 mean = float(skill[known, resource].mean())
                 self.metrics.forecast(resource.word, mean, float(book.loss[known, resource].mean()))
+            known = ~np.isnan(coverage[:, resource])
+            if known.any():
+                self.metrics.coverage(resource.word, float(coverage[known, resource].mean()))
+        self.metrics.series(series)
 
     def rename(self, plan_id: str, verdict: str) -> None:
         self.plans = tuple(

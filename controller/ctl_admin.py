@@ -69,9 +69,10 @@ def nodes(controller: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.option("--node", default="", help="Only the VMs of this node (its id).")
+@click.option("--forecast", is_flag=True, help="How forecasts are made, and how good they were.")
 @as_json
 @click.pass_obj
-def vms(controller: str | None, node: str, as_json: bool) -> None:
+def vms(controller: str | None, node: str, forecast: bool, as_json: bool) -> None:
     """VMs with their use, forecast, grant and bounds."""
     from shared.pb import admin_pb2 as pb
 
@@ -80,7 +81,7 @@ def vms(controller: str | None, node: str, as_json: bool) -> None:
         "ListVms",
         pb.VmsRequest(node_id=node),
         as_json=as_json,
-        show="show_vms",
+        show="show_forecasts" if forecast else "show_vms",
         field="vms",
     )
 

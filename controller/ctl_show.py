@@ -112,6 +112,47 @@ def show_vms(vms: Iterable[pb.VmRow]) -> None:
         console().print(f"[dim]mode and bounds: at {WIDE_COLUMNS} columns, or with --json[/]")
 
 
+def show_forecasts(vms: Sequence[pb.VmRow]) -> None:
+    """What is expected of each series, how old that is, and how good it was so far."""
+    wide = console().width >= WIDE_COLUMNS
+    about = ("VM", "resource") if wide else ("VM",)
+    table = _table(*about, *AMOUNTS[:3], ">age", ">skill", ">under p95", "method")
+    for vm in vms:
+        name, age = escape(vm.name), age_text(vm.forecast_age_ms)
+        if not wide:
+            table.add_row(name)
+        for place, amounts in enumerate(vm.resources):
+            first = [name if place == 0 else "", amounts.resource] if wide else []
+            first = first or [f"  {amounts.resource}"]
+            table.add_row(*first, *_amount_cells(amounts)[:3], *_judged_cells(amounts, age))
+        table.add_section()
+    _print(table, "no VM is known")
+    _print_reasons(vms)
+
+
+def _judged_cells(amounts: pb.Amounts, age: str) -> list[str]:
+    if not amounts.forecast_method:
+        return ["", "", "", "[dim]none yet[/]"]
+    skill = f"{amounts.forecast_skill:+.2f}" if amounts.HasField("forecast_skill") else "?"
+    known = amounts.HasField("forecast_coverage")
+    share = f"{amounts.forecast_coverage:.1%}" if known else "?"
+    method = escape(amounts.forecast_method.partition(" (")[0])
+    return [age, skill, f"{share} of {amounts.forecast_outcomes}", method]
+
+
+def _print_reasons(vms: Iterable[pb.VmRow]) -> None:
+    """What the columns mean, and why a method is not what it could be."""
+    methods = {amounts.forecast_method for vm in vms for amounts in vm.resources}
+    for method in sorted(each for each in methods if " (" in each):
+        console().print(f"[dim]{escape(method)}[/]")
+    if methods - {""}:
+        meaning = (
+            'skill: 1 perfect, 0 no better than "as now", below 0 worse; under p95: the share of '
+            "outcomes at or below p95, which should be 95 %"
+        )
+        console().print(f"[dim]{meaning}[/]")
+
+
 def _wide_rows(about: tuple[str, ...], resources: Sequence[pb.Amounts]) -> Iterator[list[str]]:
     for place, amounts in enumerate(resources):
         bounds = f"{amount(amounts, 'floor')} .. {amount(amounts, 'ceiling')}"
@@ -158,12 +199,15 @@ def show_plan(plan: pb.PlanReply) -> None:
 
 def show_explanation(explanation: pb.Explanation) -> None:
     show_vms([explanation.vm])
+    show_forecasts([explanation.vm])
     for resource in explanation.resources:
         word = resource.resource
         out = console()
         out.print(f"\n[bold]{word}[/]: {escape(resource.why)}")
         if resource.HasField("price_micro"):
             out.print(f"shadow price of a quantum at its host: {resource.price_micro / 1e6:.3f}")
+        if resource.forecast_mattered:
+            out.print(escape(resource.forecast_mattered))
         table = _table(">level", ">worth", ">less its price", ">enough with", "")
         for option in resource.options:
             chosen = "[bold green]chosen[/]" if option.level == resource.chosen else ""

@@ -177,7 +177,7 @@ class Daemon:
                 telemetry_part(status),
                 audit,
                 agents_part(agents),
-                forecast_part(view.forecast),
+                forecast_part(controller.standing, self._settings.horizon_s, view.judged),
                 cycle,
             ),
         )

@@ -1,8 +1,12 @@
 """Why a VM has what it has: each option's worth, what was chosen, and what stopped more. Pure."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from controller.core.allocate.grants import shortfall
+from controller.core.cycle import decide
+from controller.core.record import tree
 from controller.core.state import (
     MISSING,
     Decision,
@@ -12,7 +16,7 @@ from controller.core.state import (
     Policy,
     Snapshot,
 )
-from controller.rows import HOLD_TEXT, VALUE_SCALE, price_micro, quantile, vm_row
+from controller.rows import HOLD_TEXT, VALUE_SCALE, known, price_micro, quantile, vm_row
 from controller.view import View
 from shared.pb import admin_pb2 as pb
 from shared.resources import Resource, amount_text
@@ -26,11 +30,12 @@ def explanation(view: View, machine: int) -> pb.Explanation:
     snapshot, decision = view.snapshot, view.decision
     if snapshot is None or decision is None:
         return pb.Explanation(found=False)
+    without = without_forecast(view, machine)
     return pb.Explanation(
         found=True,
         vm=vm_row(view, snapshot, machine),
         resources=[
-            _resource_message(view, _Case(view, snapshot, decision, machine, resource))
+            _resource_message(view, _Case(view, snapshot, decision, machine, resource, without))
             for resource in Resource
         ],
     )
@@ -40,7 +45,13 @@ class _Case:
     """One resource of one VM in the newest decision."""
 
     def __init__(
-        self, view: View, snapshot: Snapshot, decision: Decision, machine: int, resource: Resource
+        self,
+        view: View,
+        snapshot: Snapshot,
+        decision: Decision,
+        machine: int,
+        resource: Resource,
+        without: Ints,
     ) -> None:
         self.view = view
         self.snapshot = snapshot
@@ -59,6 +70,7 @@ class _Case:
         self.status = allocation.status[self._place()][resource]
         self.host = int(snapshot.parent[machine])
         self.price = price_micro(view, self.host, resource)
+        self.without = known(int(without[resource])) if len(self.level) > 1 else None
 
     def _place(self) -> int:
         """Of the VM's root among the roots."""
@@ -101,6 +113,42 @@ def _resource_message(view: View, case: _Case) -> pb.ResourceExplanation:
         chosen=case.chosen,
         why=why(case),
         price_micro=case.price,
+        without_forecast=case.without,
+        forecast_mattered=_mattered(case),
+    )
+
+
+def without_forecast(view: View, machine: int) -> Ints:
+    """(3,) what the VM would be granted now if its present use were all that it will need.
+
+    Its tree is decided again, all else as it was recorded. MISSING where present use is not known.
+    """
+    snapshot, forecast = view.snapshot, view.forecast
+    assert snapshot is not None, "nothing was decided yet"
+    assert forecast is not None, "nothing was decided yet"
+    root = machine
+    while snapshot.parent[root] >= 0:
+        root = int(snapshot.parent[root])
+    few, said = tree(snapshot, forecast, root)
+    place = few.ids.index(snapshot.ids[machine])
+    used = np.where(few.used[place] == MISSING, np.nan, few.used[place])
+    quantile = said.quantile.copy()
+    quantile[place] = used[:, None]
+    level = decide(few, replace(said, quantile=quantile), view.policy).allocation.level[place]
+    return np.where(np.isnan(used), MISSING, level)
+
+
+def _mattered(case: _Case) -> str:
+    """Whether the forecast made a difference to the grant."""
+    if case.without is None:
+        return ""
+    used = int(case.snapshot.used[case.machine, case.resource])
+    alone = f"its present use of {case.text(used)} alone"
+    if case.without == case.chosen:
+        return f"the forecast made no difference: {alone} would get {case.text(case.chosen)} too"
+    return (
+        f"the forecast mattered: {alone} would get {case.text(case.without)}, "
+        f"with it {case.text(case.chosen)}"
     )
 
 

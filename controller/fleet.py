@@ -7,6 +7,7 @@ Not for several threads at once: `controller.ingest` holds a lock around it.
 """
 
 from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +16,14 @@ from controller.core.state import MISSING, Ints, Snapshot
 from controller.forecast.protocol import History
 from controller.overrides import Overrides
 from controller.picture import Moment, take_snapshot
-from controller.rings import Rings
+from controller.rings import Rings, RingWindows
 from controller.settings import ControllerSettings
 from controller.table import COLUMN, USED, Node, Table
 from controller.topology import NOBODY, runs_on
 from shared.clock import SECOND_NS
 from shared.wire import COLUMN_NAMES, NodeBlock
+
+_NO_LOCK: AbstractContextManager[object] = nullcontext()
 
 
 @dataclass(slots=True)
@@ -43,8 +46,10 @@ class Fleet:
     rings: Rings = field(init=False)
 
     def __post_init__(self) -> None:
-        step_ns = self.settings.grid_step_s * SECOND_NS
-        self.rings = Rings(step_ns, self.settings.window_steps)
+        said = self.settings
+        peak_steps = min(said.horizon_s // said.grid_step_s, said.window_steps)
+        step_ns = said.grid_step_s * SECOND_NS
+        self.rings = Rings(step_ns, said.window_steps, max(1, peak_steps))
 
     def apply(self, block: NodeBlock, received_tick_ns: int, received_unix_ns: int) -> None:
         """Takes in one message; its time is when it was received, by our clocks."""
@@ -81,18 +86,27 @@ class Fleet:
         self.counters.circular = circular
         return snapshot
 
-    def history(self, snapshot: Snapshot, tick_ns: int) -> History:
-        """The window of every machine of `snapshot`, in its order."""
+    def history(
+        self,
+        snapshot: Snapshot,
+        tick_ns: int,
+        lock: AbstractContextManager[object] = _NO_LOCK,
+    ) -> History:
+        """The window of every machine of `snapshot`, in its order; read under `lock` when it is
+        asked for, until the next snapshot is taken."""
         slots = np.array([self.table.slot_of.get(i, -1) for i in snapshot.ids], dtype=np.int64)
         assert (slots >= 0).all(), "a snapshot of another fleet, or one from long ago"
-        mean, peak = self.rings.window(slots, tick_ns)
+        newest_step = tick_ns // self.rings.step_ns
         return History(
             made_at_unix_ns=snapshot.taken_at_unix_ns,
+            newest_step=newest_step,
             step_ns=self.rings.step_ns,
-            mean=mean,
-            peak=peak,
+            steps=self.rings.window_steps,
+            ids=snapshot.ids,
             limit=snapshot.limit,
+            maximum=np.where(snapshot.maximum == MISSING, snapshot.capacity, snapshot.maximum),
             age_ns=self.rings.age_ns(slots, tick_ns),
+            windows=RingWindows(self.rings, slots, newest_step, lock),
         )
 
     def nodes(self) -> tuple[Node, ...]:

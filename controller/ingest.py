@@ -96,7 +96,9 @@ class Ingest:
         overrides: Overrides = Overrides(),  # noqa: B008 - frozen
         connected: Collection[str] = (),
     ) -> tuple[Snapshot, History]:
-        """The fleet now and its history, in one order; copies, nothing changes them later."""
+        """The fleet now and its history, in one order. The snapshot is a copy, nothing changes it
+        later; windows of the history are read from here as they are needed, at most two steps
+        later and before the next call."""
         with self._lock:
             tick_ns = self._clock.tick_ns()
             snapshot = self._fleet.snapshot(
@@ -107,7 +109,7 @@ class Ingest:
                 overrides=overrides,
                 connected=connected,
             )
-            return snapshot, self._fleet.history(snapshot, tick_ns)
+            return snapshot, self._fleet.history(snapshot, tick_ns, self._lock)
 
     def nodes(self) -> tuple[Node, ...]:
         """Every node that reports, guest agents included, as of now."""

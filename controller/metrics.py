@@ -46,6 +46,14 @@ class ControllerMetrics:
         self._agents = self._gauge("agents_connected", "Agents with a stream to this controller.")
         self._skill = self._gauge("forecast_skill", "Mean skill against persistence.", "resource")
         self._pinball = self._gauge("forecast_pinball", "Mean pinball loss.", "resource")
+        self._coverage = self._gauge(
+            "forecast_coverage",
+            "Mean share of outcomes at or below the .95 quantile: .95 where forecasts are true.",
+            "resource",
+        )
+        self._series = self._gauge(
+            "forecast_series", "Series (a VM's resource) that each method forecasts.", "method"
+        )
         self._latency = Histogram(
             f"{PREFIX}_sample_to_command_seconds",
             "From the newest telemetry that a plan was made of to its first command.",
@@ -96,6 +104,13 @@ class ControllerMetrics:
             self._skill.labels(resource).set(skill)
         if not math.isnan(pinball):
             self._pinball.labels(resource).set(pinball)
+
+    def coverage(self, resource: str, share: float) -> None:
+        self._coverage.labels(resource).set(share)
+
+    def series(self, by_method: Mapping[str, int]) -> None:
+        for method, count in by_method.items():
+            self._series.labels(method.partition(" (")[0]).set(count)  # without the reason
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)

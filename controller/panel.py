@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping
 
-from controller.core.state import Forecast
+import numpy as np
+
+from controller.forecast.empirical import METHOD as EMPIRICAL
+from controller.forecast.protocol import Said, Standing
+from controller.forecast.skill import SkillBook
 from controller.ingest import IngestStatus
 from controller.sessions import Agent
 from controller.table import Node
-from controller.view import NodeInfo, Part
+from controller.view import Judged, NodeInfo, Part
 
 
 def telemetry_part(status: IngestStatus) -> Part:
@@ -45,11 +49,29 @@ def cycle_part(*, cycles: int, trouble: str, waiting: bool) -> Part:
     return Part("cycle", healthy=True, detail=f"{cycles} run")
 
 
-def forecast_part(forecast: Forecast | None) -> Part:
-    if forecast is None:
-        return Part("forecast", healthy=True, detail="none yet")
-    minutes = forecast.horizon_ns / 60e9
-    return Part("forecast", healthy=True, detail=f"{forecast.method}, {minutes:g} min ahead")
+def forecast_part(standing: Standing, horizon_s: int, judged: Judged | None) -> Part:
+    """Ill where it works with less than it should have; the loop goes on all the same."""
+    words = [f"{standing.method}, {horizon_s / 60:g} min ahead"]
+    if judged is None:
+        words.append("none yet")
+    elif sum(judged.series.values()) > judged.series.get(EMPIRICAL, 0) > 0:
+        new, every = judged.series[EMPIRICAL], sum(judged.series.values())
+        words.append(f"{new} of {every} series are too new for it: {EMPIRICAL}")
+    detail = ", ".join(words)
+    if standing.trouble:
+        return Part("forecast", healthy=False, detail=f"{detail}: {standing.trouble}")
+    return Part("forecast", healthy=True, detail=detail)
+
+
+def judged(said: Said, standing: Standing, book: SkillBook, ids: tuple[str, ...]) -> Judged:
+    """What is shown of a forecast and of those before it."""
+    forecast = said.forecast
+    known = ~np.isnan(forecast.quantile[..., 0])
+    learnt = int((known & said.learnt).sum())
+    series = {EMPIRICAL: int(known.sum()) - learnt}
+    if forecast.method != EMPIRICAL:
+        series[forecast.method] = learnt
+    return Judged(said, standing, book.coverage(ids), book.compared(ids), series)
 
 
 def node_info(node: Node) -> NodeInfo:

@@ -1,25 +1,37 @@
 """Use of every machine on a regular grid, in rings that hold one window. NaN: nothing was seen.
 
 The grid counts the receiver's tick, so that no wall clock, the sender's or ours, can bend it.
-Shapes: s slots, 3 resources, w steps. A slot's step t lies at t modulo w.
+Shapes: s slots, 3 resources, w steps of means, p steps of peaks. A slot's step t lies at t modulo
+the ring's length, which is a little more than what is read: whoever still reads while a new step
+begins finds all of it. Single precision: half of the memory, a ten-millionth of the value.
 """
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import numpy as np
 
-from controller.core.state import MISSING, RESOURCES, Floats, Ints
+from controller.core.state import MISSING, RESOURCES, Ints
+from controller.forecast.protocol import Singles
 
 _NEVER = np.iinfo(np.int64).min
+_SPARE_STEPS = 2
 
 
 class Rings:
-    """Mean and highest reading per step; `add` writes, `window` reads."""
+    """Mean and highest reading per step; `add` writes, `mean` and `peak` read."""
 
-    def __init__(self, step_ns: int, window_steps: int, slots: int = 64) -> None:
+    def __init__(
+        self, step_ns: int, window_steps: int, peak_steps: int | None = None, slots: int = 64
+    ) -> None:
         self.step_ns = step_ns
         self.window_steps = window_steps
-        self._mean: Floats = np.full((slots, RESOURCES, window_steps), np.nan)
-        self._peak: Floats = np.full((slots, RESOURCES, window_steps), np.nan)
-        self._count: Ints = np.zeros((slots, RESOURCES), dtype=np.int64)  # in the newest step
+        self.peak_steps = window_steps if peak_steps is None else peak_steps
+        self._mean = _empty(slots, self.window_steps + _SPARE_STEPS)
+        self._peak = _empty(slots, self.peak_steps + _SPARE_STEPS)
+        # In the newest step. Samples come every few seconds: 65,535 are never reached in one.
+        self._count = np.zeros((slots, RESOURCES), dtype=np.uint16)
         self._newest: Ints = np.full(slots, _NEVER, dtype=np.int64)  # the newest step written
         self._seen_tick_ns: Ints = np.full(slots, _NEVER, dtype=np.int64)
 
@@ -28,10 +40,9 @@ class Rings:
         more = slots - len(self._newest)
         if more <= 0:
             return
-        empty = np.full((more, RESOURCES, self.window_steps), np.nan)
-        self._mean = np.concatenate([self._mean, empty])
-        self._peak = np.concatenate([self._peak, empty])
-        self._count = np.concatenate([self._count, np.zeros((more, RESOURCES), dtype=np.int64)])
+        self._mean = np.concatenate([self._mean, _empty(more, self._mean.shape[-1])])
+        self._peak = np.concatenate([self._peak, _empty(more, self._peak.shape[-1])])
+        self._count = np.concatenate([self._count, np.zeros_like(self._count, shape=(more, 3))])
         never = np.full(more, _NEVER, dtype=np.int64)
         self._newest = np.concatenate([self._newest, never])
         self._seen_tick_ns = np.concatenate([self._seen_tick_ns, never])
@@ -56,34 +67,45 @@ class Rings:
         if len(rows) == 0:
             return 0
         at = slots[rows]
-        place = self._newest[at] % self.window_steps
+        step = self._newest[at]
+        mean_at = (at, resources, step % self._mean.shape[-1])
+        peak_at = (at, resources, step % self._peak.shape[-1])
         value = used[rows, resources].astype(np.float64)
-        count = self._count[at, resources] + 1
-        mean = self._mean[at, resources, place]
-        mean = np.where(count == 1, value, mean + (value - mean) / count)
+        count = np.minimum(self._count[at, resources], np.iinfo(np.uint16).max - 1) + 1
+        mean = self._mean[mean_at]
         self._count[at, resources] = count
-        self._mean[at, resources, place] = mean
-        self._peak[at, resources, place] = np.fmax(self._peak[at, resources, place], value)
+        self._mean[mean_at] = np.where(count == 1, value, mean + (value - mean) / count)
+        self._peak[peak_at] = np.fmax(self._peak[peak_at], value)
         self._seen_tick_ns[at] = np.maximum(self._seen_tick_ns[at], tick_ns)
         return len(rows)
 
-    def window(self, slots: Ints, tick_ns: int) -> tuple[Floats, Floats]:
-        """Mean and peak, both (len(slots), 3, w), of the steps that end with that of `tick_ns`."""
-        steps = tick_ns // self.step_ns + np.arange(1 - self.window_steps, 1)  # (w,)
-        places = steps % self.window_steps
-        mean = self._mean[slots][:, :, places]
-        peak = self._peak[slots][:, :, places]
-        later = steps[None, :] > self._newest[slots][:, None]  # (len(slots), w) not written yet
-        hidden = np.broadcast_to(later[:, None, :], mean.shape)
-        mean[hidden] = np.nan
-        peak[hidden] = np.nan
-        return mean, peak
+    def mean(self, slots: Ints, newest_step: int, steps: int) -> Singles:
+        """(len(slots), 3, steps) of the steps that end with `newest_step`."""
+        return self._read(self._mean, slots, newest_step, min(steps, self.window_steps))
+
+    def peak(self, slots: Ints, newest_step: int, steps: int) -> Singles:
+        """Likewise; at most `peak_steps` of them."""
+        return self._read(self._peak, slots, newest_step, min(steps, self.peak_steps))
 
     def age_ns(self, slots: Ints, tick_ns: int) -> Ints:
         """Age of each slot's newest reading; MISSING where there is none."""
         never = self._seen_tick_ns[slots] == _NEVER
         seen = np.where(never, 0, self._seen_tick_ns[slots])
         return np.where(never, MISSING, np.maximum(tick_ns - seen, 0))
+
+    def _read(self, ring: Singles, slots: Ints, newest_step: int, steps: int) -> Singles:
+        length = ring.shape[-1]
+        wanted = newest_step + np.arange(1 - steps, 1)
+        places = wanted % length
+        if 4 * steps < length:  # a few columns; else whole rows, which lie together
+            found = np.stack([ring[slots, :, place] for place in places], axis=-1)
+        else:
+            found = ring[slots][:, :, places]
+        # Not written yet, or written over since: later steps lie where these lay.
+        newest = self._newest[slots][:, None]
+        unknown = (wanted > newest) | (wanted <= newest - length)
+        found[np.broadcast_to(unknown[:, None, :], found.shape)] = np.nan
+        return np.asarray(found)
 
     def _advance(self, slots: Ints, step: int) -> None:
         """Opens `step` in slots that are older, emptying the steps that were skipped."""
@@ -92,10 +114,36 @@ class Rings:
         if len(behind) == 0:
             return
         oldest = int(newest[newest < step].min())
-        gap = min(self.window_steps, step - oldest) if oldest != _NEVER else self.window_steps
-        for skipped in range(step - gap + 1, step + 1):
-            opened = behind[self._newest[behind] < skipped]
-            self._mean[opened, :, skipped % self.window_steps] = np.nan
-            self._peak[opened, :, skipped % self.window_steps] = np.nan
+        for ring in (self._mean, self._peak):
+            for skipped in _skipped(oldest, step, ring.shape[-1]):
+                opened = behind[self._newest[behind] < skipped]
+                ring[opened, :, skipped % ring.shape[-1]] = np.nan
         self._count[behind] = 0
         self._newest[behind] = step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RingWindows:
+    """`Windows` of slots as they are read: under the lock of whoever writes, a part at a time."""
+
+    rings: Rings
+    slots: Ints
+    newest_step: int
+    lock: AbstractContextManager[object]
+
+    def mean(self, rows: Ints, steps: int) -> Singles:
+        with self.lock:
+            return self.rings.mean(self.slots[rows], self.newest_step, steps)
+
+    def peak(self, rows: Ints, steps: int) -> Singles:
+        with self.lock:
+            return self.rings.peak(self.slots[rows], self.newest_step, steps)
+
+
+def _empty(slots: int, steps: int) -> Singles:
+    return np.full((slots, RESOURCES, steps), np.nan, dtype=np.float32)
+
+
+def _skipped(oldest: int, step: int, length: int) -> Iterator[int]:
+    gap = length if oldest == _NEVER else min(length, step - oldest)
+    yield from range(step - gap + 1, step + 1)

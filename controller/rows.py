@@ -8,6 +8,7 @@ import numpy as np
 
 from controller.core.allocate.grants import shortfall
 from controller.core.state import MISSING, Broken, Forecast, Hold, Mode, Snapshot
+from controller.forecast.empirical import METHOD as EMPIRICAL
 from controller.outcome import Result, StepOutcome
 from controller.view import REJECTED, WAITING, NodeInfo, PlanRecord, View
 from shared.clock import MILLISECOND_NS
@@ -69,8 +70,6 @@ def vm_rows(view: View, node_id: str = "") -> pb.Vms:
 
 
 def vm_row(view: View, snapshot: Snapshot, machine: int) -> pb.VmRow:
-    forecast = view.forecast
-    age_ns = 0 if forecast is None else max(int(forecast.age_ns[machine]), 0)
     return pb.VmRow(
         vm_id=snapshot.ids[machine],
         name=snapshot.names[machine],
@@ -78,7 +77,7 @@ def vm_row(view: View, snapshot: Snapshot, machine: int) -> pb.VmRow:
         mode=Mode(int(snapshot.mode[machine])).name.lower(),
         state=state_word(view, snapshot, machine),
         resources=[_amounts(view, snapshot, machine, resource) for resource in Resource],
-        forecast_age_ms=age_ns // MILLISECOND_NS,
+        forecast_age_ms=_forecast_age_ns(view, machine) // MILLISECOND_NS,
         priority=int(snapshot.priority[machine]),
         simulated=bool(snapshot.simulated[machine]),
     )
@@ -153,6 +152,29 @@ def quantile(forecast: Forecast, machine: int, resource: Resource, share: float)
     if bool(np.isnan(values).any()):
         return None
     return round(float(np.interp(share, forecast.probability, values)))
+
+
+def _forecast_age_ns(view: View, machine: int) -> int:
+    ages = [] if view.forecast is None else [int(view.forecast.age_ns[machine])]
+    if view.judged is not None:
+        ages.append(int(view.judged.said.made_ns_ago[machine]))
+    return max([0, *ages])
+
+
+def _tell_forecast(view: View, machine: int, resource: Resource, amounts: pb.Amounts) -> None:
+    """What this series is forecast with, and how good that was so far."""
+    forecast, judged, at = view.forecast, view.judged, (machine, resource)
+    if forecast is None:
+        return
+    if not np.isnan(forecast.skill[at]):
+        amounts.forecast_skill = float(forecast.skill[at])
+    if judged is None:
+        return
+    amounts.forecast_outcomes = int(judged.outcomes[at])
+    if not np.isnan(judged.coverage[at]):
+        amounts.forecast_coverage = float(judged.coverage[at])
+    if not np.isnan(forecast.quantile[at]).any():
+        amounts.forecast_method = forecast.method if judged.said.learnt[at] else EMPIRICAL
 
 
 def known(amount: int) -> int | None:
@@ -250,7 +272,7 @@ def _amounts(view: View, snapshot: Snapshot, machine: int, resource: Resource) -
     planned = None
     if decision is not None and snapshot.parent[machine] >= 0:
         planned = known(decision.allocation.level[at])
-    return pb.Amounts(
+    amounts = pb.Amounts(
         resource=resource.word,
         short=_short(view, machine, resource) or None,
         used=known(snapshot.used[at]),
@@ -261,3 +283,5 @@ def _amounts(view: View, snapshot: Snapshot, machine: int, resource: Resource) -
         forecast_p95=None if forecast is None else quantile(forecast, machine, resource, 0.95),
         planned=planned,
     )
+    _tell_forecast(view, machine, resource, amounts)
+    return amounts

@@ -27,14 +27,15 @@ from controller.core.state import (
 from controller.desk import OperatorDesk
 from controller.dispatch import Dispatcher
 from controller.events import Broadcast, Happening
-from controller.forecast.empirical import EmpiricalForecaster
-from controller.forecast.protocol import History
+from controller.forecast.live import make_forecaster
+from controller.forecast.protocol import History, Said, Standing
 from controller.forecast.skill import SkillBook, update
 from controller.gate import Apply, Ask, Gated, Held, gate, reverify
 from controller.ingest import Ingest
 from controller.leases import renewals
 from controller.metrics import ControllerMetrics
 from controller.outcome import PlanOutcome
+from controller.panel import judged
 from controller.recorder import Recorder
 from controller.settings import ControllerSettings
 from controller.store import claim_epoch
@@ -84,7 +85,10 @@ class Controller:
         self._policy = settings.to_policy()
         self._clock = clock
         self._said = RateLimited(log, clock)
-        self._forecaster = EmpiricalForecaster()
+        self._forecaster = make_forecaster(
+            settings.forecaster, settings.network, settings.horizon_s
+        )
+        _tell(self._forecaster.standing)
         self._skill = SkillBook()
         self._turn = asyncio.Lock()
         self._cycle = 0
@@ -107,6 +111,11 @@ class Controller:
             self.view,
             self._carry_out_approved,
         )
+
+    @property
+    def standing(self) -> Standing:
+        """How the forecaster does."""
+        return self._forecaster.standing
 
     def view(self) -> View:
         """What operators are shown: the last one published, whole."""
@@ -148,14 +157,15 @@ class Controller:
             with watch("snapshot"):
                 look = await self._look()
             with watch("forecast"):
-                forecast = await asyncio.to_thread(self._forecast, look)
+                said = await asyncio.to_thread(self._forecast, look)
+                forecast = said.forecast
             with watch("decide"):
                 decision = await asyncio.to_thread(decide, look.snapshot, forecast, self._policy)
             with watch("audit decision"):
                 recorded = await self._record(look, forecast, decision)
             with watch("gate"):
                 plans = self._gate(look, decision)
-            self._show(look, forecast, decision)
+            self._show(look, said, decision)
             with watch("audit intent"):
                 audited = await self._audit(plans)
             busy = {one.verified.plan.root for one in audited}
@@ -187,9 +197,10 @@ class Controller:
         )
         return Look(snapshot, history, tick_ns)
 
-    def _forecast(self, look: Look) -> Forecast:
-        forecast = self._forecaster.predict(look.history, self._settings.horizon_s * SECOND_NS)
-        return replace(forecast, skill=self._skill.skill(look.snapshot.ids))
+    def _forecast(self, look: Look) -> Said:
+        said = self._forecaster.predict(look.history, self._settings.horizon_s * SECOND_NS)
+        skill = self._skill.skill(look.snapshot.ids)
+        return replace(said, forecast=replace(said.forecast, skill=skill))
 
     async def _record(self, look: Look, forecast: Forecast, decision: Decision) -> bool:
         if not await self.recorder.prepare(self.epoch):
@@ -285,10 +296,11 @@ class Controller:
             text = f"plan for {name} held: {gated.why}"
             self.broadcast.tell(Happening("rejection", text, snapshot.ids[plan.root], plan.plan_id))
 
-    def _show(self, look: Look, forecast: Forecast, decision: Decision) -> None:
+    def _show(self, look: Look, said: Said, decision: Decision) -> None:
         self.publish(
             snapshot=look.snapshot,
-            forecast=forecast,
+            forecast=said.forecast,
+            judged=judged(said, self.standing, self._skill, look.snapshot.ids),
             decision=decision,
             taken_tick_ns=look.tick_ns,
             epoch=self.epoch,
@@ -302,7 +314,8 @@ class Controller:
         outcomes: list[PlanOutcome],
     ) -> None:
         took_ns = sum(watch.took_ns.values())
-        self.books.skill(self._skill)
+        shown = self._view.judged
+        self.books.skill(self._skill, {} if shown is None else shown.series)
         self.books.metrics.cycle({name: ns / SECOND_NS for name, ns in watch.took_ns.items()})
         self.publish(cycles=self._view.cycles + 1, last_cycle_ns=took_ns)
         vms = int((look.snapshot.parent >= 0).sum())
@@ -317,6 +330,15 @@ class Controller:
 
     def _on_bus_error(self, error: Exception) -> None:
         self._said.warning("bus", "bus error", detail=f"{type(error).__name__}: {error}")
+
+
+def _tell(standing: Standing) -> None:
+    """Once, at the start; the status says it for as long as it is so."""
+    if standing.trouble:
+        trouble = {"method": standing.method, "cause": standing.trouble}
+        log.warning("forecasts without the network", extra=trouble)
+    else:
+        log.info("forecasts", extra={"method": standing.method})
 
 
 def latency_ns(outcome: PlanOutcome, look: Look) -> int | None:

@@ -155,9 +155,16 @@ class ControllerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     grid_step_s: Annotated[int, Meta(ge=1, le=3600)] = 60
     """Seconds of one step of the history; default 60."""
     window_steps: Annotated[int, Meta(ge=2, le=10_080)] = 120
-    """Steps of history that a forecast sees; default 120. Memory: 48 bytes per VM and step."""
+    """Steps of history that a forecast sees; default 120. Memory: 12 bytes per VM and step."""
     horizon_s: Annotated[int, Meta(ge=1, le=86_400)] = 600
-    """Seconds that a forecast looks ahead; default 600. A multiple of `grid_step_s`."""
+    """Seconds that a forecast looks ahead; default 600, which is what the network was taught. A
+    multiple of `grid_step_s`."""
+    forecaster: Literal["auto", "empirical"] = "auto"
+    """auto: simple predictors and the network, mixed by how well each does; empirical: the past as
+    it was, which needs less memory and time. Default auto."""
+    network: Path | None = None
+    """File with the network's weights, as `hrapaq train` writes it; default: the one that comes
+    with the program."""
     lease_s: Seconds = 150.0
     """Seconds that grants hold without a word from here; default 150: two cycles and a margin."""
     command_ttl_s: Seconds = 15.0

@@ -6,7 +6,8 @@ Whoever answers operators reads this and nothing else, so an answer never catche
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from controller.core.state import Broken, Decision, Forecast, Plan, Policy, Snapshot
+from controller.core.state import Broken, Decision, Floats, Forecast, Ints, Plan, Policy, Snapshot
+from controller.forecast.protocol import Said, Standing
 from controller.gate import Approvals
 from controller.outcome import PlanOutcome, StepOutcome
 from controller.sessions import Agent
@@ -71,6 +72,17 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What is known of the newest forecast beside its quantiles; rows are the snapshot's."""
+
+    said: Said
+    standing: Standing
+    coverage: Floats  # (n, 3) share of outcomes at or below the .95 quantile; NaN: too few
+    outcomes: Ints  # (n, 3) that were compared with forecasts
+    series: Mapping[str, int]  # how many each method forecasts, by its name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class View:
     policy: Policy
     cycle_interval_ns: int
@@ -84,6 +96,7 @@ class View:
     taken_tick_ns: int = 0  # of the snapshot, by the controller's clock
     snapshot: Snapshot | None = None
     forecast: Forecast | None = None
+    judged: Judged | None = None
     decision: Decision | None = None
     plans: tuple[PlanRecord, ...] = ()  # oldest first; those with steps or rejections
     approvals: Approvals = field(default_factory=Approvals)

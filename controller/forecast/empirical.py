@@ -20,14 +20,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from controller.core.state import MISSING, RESOURCES, Bools, Floats, Forecast, Ints
-from controller.forecast.protocol import History
+from controller.forecast.protocol import History, Said, Standing, made_now
 
 METHOD = "empirical"
 # Denser in the upper tail, where shortage is decided. 33 of them, first 0, last 1.
 _LOWER = (0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65)
 _UPPER = (0.7, 0.75, 0.8, 0.85, 0.875, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99)
 PROBABILITY: Floats = np.array([*_LOWER, *_UPPER, 0.995, 0.999, 1])
-MACHINES_AT_ONCE = 8192  # bounds the memory that overlapping stretches take
 _TREND_STEPS = 3  # on both sides of a rise: less is noise
 _RAMP = np.clip((PROBABILITY - 0.5) / 0.45, 0, 1)  # 0 at the median, 1 from 95 % up
 _NORMAL = np.array([NormalDist().inv_cdf(min(max(p, 0.001), 0.999)) for p in PROBABILITY])
@@ -42,31 +41,49 @@ class EmpiricalForecaster:
     cut_share: float = 0.9  # of the limit: peaks above it are demand cut off
     cut_stretch: float = 1.5  # times the upper quantiles of such demand
 
-    def predict(self, history: History, horizon_ns: int) -> Forecast:
-        machines = history.mean.shape[0]
-        seen = np.isfinite(history.mean).sum(axis=-1)  # (n, 3)
+    @property
+    def standing(self) -> Standing:
+        return Standing(METHOD)
+
+    def predict(self, history: History, horizon_ns: int) -> Said:
+        machines = len(history.ids)
         quantile = np.full((machines, RESOURCES, len(PROBABILITY)), np.nan)
-        for start in range(0, machines, MACHINES_AT_ONCE):
-            rows = slice(start, start + MACHINES_AT_ONCE)
-            quantile[rows] = self._quantiles(
-                history.mean[rows],
-                history.peak[rows],
-                history.limit[rows],
-                max(1, horizon_ns // history.step_ns),
-            )
-        return Forecast(
+        seen = np.zeros((machines, RESOURCES), dtype=np.int64)
+        for rows in history.batches():
+            quantile[rows], seen[rows] = self.quantiles(history, rows, horizon_ns)
+        forecast = Forecast(
             made_at_unix_ns=history.made_at_unix_ns,
             horizon_ns=horizon_ns,
             method=METHOD,
             probability=PROBABILITY,
             quantile=quantile,
             age_ns=np.where((seen > 0).any(axis=-1), history.age_ns, MISSING),
-            samples=seen.astype(np.int64),
+            samples=seen,
             skill=np.full((machines, RESOURCES), np.nan),
         )
+        return Said(forecast, np.zeros((machines, RESOURCES), dtype=np.bool_), made_now(history))
 
-    def _quantiles(self, mean: Floats, peak: Floats, limit: Ints, horizon: int) -> Floats:
-        """(n, 3, q) from (n, 3, w) means and peaks; `horizon` in steps."""
+    def quantiles(self, history: History, rows: Ints, horizon_ns: int) -> tuple[Floats, Ints]:
+        """(k, 3, q) at PROBABILITY of some rows, and (k, 3) of how many steps seen they are."""
+        horizon = max(1, horizon_ns // history.step_ns)
+        mean = history.windows.mean(rows, history.steps).astype(np.float64)
+        touches = self.touches(history, rows, horizon_ns)
+        quantile = self._quantiles(mean, horizon)
+        return self.stretched(quantile, touches), np.isfinite(mean).sum(axis=-1)
+
+    def touches(self, history: History, rows: Ints, horizon_ns: int) -> Bools:
+        """(k, 3) whether a peak of the last horizon came near the limit in force now."""
+        recent = history.windows.peak(rows, max(1, horizon_ns // history.step_ns))
+        highest = np.where(np.isfinite(recent), recent, -np.inf).max(axis=-1)
+        limit = history.limit[rows]
+        return np.asarray((limit > 0) & (highest >= self.cut_share * limit))
+
+    def stretched(self, quantile: Floats, cut: Bools) -> Floats:
+        """Quantiles (k, 3, q) at PROBABILITY of demand that was `cut` off, or not, as seen."""
+        return quantile * np.where(cut[..., None], 1 + (self.cut_stretch - 1) * _RAMP, 1.0)
+
+    def _quantiles(self, mean: Floats, horizon: int) -> Floats:
+        """(n, 3, q) from (n, 3, w) means; `horizon` in steps."""
         seen = np.isfinite(mean).sum(axis=-1)
         quantile = _sorted_quantiles(_outcomes(mean, seen, horizon))
         median = quantile[..., PROBABILITY.searchsorted(0.5)][..., None]
@@ -77,8 +94,6 @@ class EmpiricalForecaster:
         expected = _newest(mean)[..., None] + _rise(mean)[..., None] * (horizon / 2) * _RAMP
         upper = PROBABILITY >= 0.5  # noqa: PLR2004 - the median
         quantile[..., upper] = np.fmax(quantile[..., upper], expected[..., upper])
-        cut = _touches(peak, limit, horizon, self.cut_share)[..., None]
-        quantile *= np.where(cut, 1 + (self.cut_stretch - 1) * _RAMP, 1.0)
         return np.maximum.accumulate(np.maximum(quantile, 0), axis=-1)
 
 
@@ -133,10 +148,3 @@ def _plain_mean(values: Floats) -> Floats:
     count = known.sum(axis=-1)
     total = np.where(known, values, 0).sum(axis=-1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _touches(peak: Floats, limit: Ints, horizon: int, share: float) -> Bools:
-    """(n, 3) whether a peak of the last horizon came near the limit in force now."""
-    recent = peak[..., -horizon:]
-    highest = np.where(np.isfinite(recent), recent, -np.inf).max(axis=-1)
-    return np.asarray((limit > 0) & (highest >= share * limit))

@@ -111,7 +111,8 @@ def test_what_agents_publish_is_in_the_snapshot(server):
         assert snapshot.ids == (HOST, GUEST)
         assert snapshot.used[1].tolist() == [20, -1, -1]
         assert (snapshot.epoch, snapshot.cycle) == (3, 4)
-        assert np.nanmax(history.peak[1, 0]) == 20
+        peak = history.windows.peak(np.array([1]), history.steps)
+        assert np.nanmax(peak[0, 0]) == 20
         assert [node.name for node in ingest.nodes()] == ["host"]
         assert ingest.status().dropped == {}
 

@@ -8,8 +8,14 @@ from hypothesis.extra.numpy import arrays
 
 from controller.core.state import MISSING
 from controller.forecast.empirical import PROBABILITY, EmpiricalForecaster
-from controller.forecast.protocol import History
-from controller.forecast.skill import OUTCOMES_MIN, SkillBook, _actual, update
+from controller.forecast.protocol import Arrays, History
+from controller.forecast.skill import (
+    COVERAGE_OUTCOMES_MIN,
+    OUTCOMES_MIN,
+    SkillBook,
+    _actual,
+    update,
+)
 
 MINUTE_NS = 60_000_000_000
 HORIZON_NS = 10 * MINUTE_NS
@@ -17,23 +23,26 @@ MEDIAN = int(PROBABILITY.searchsorted(0.5))
 P95 = int(PROBABILITY.searchsorted(0.95))
 
 
-def history(values, limit=MISSING, peak=None, at=0):
-    """One machine whose three resources did the same; or (n, 3, w) as given."""
+def history(values, limit=MISSING, peak=None, at=0, ids=None):
+    """One machine whose three resources did the same; or (n, 3, w) as given. `at`: minutes."""
     mean = np.asarray(values, dtype=np.float64)
     if mean.ndim == 1:
         mean = np.tile(mean, (1, 3, 1))
     return History(
-        made_at_unix_ns=at,
+        made_at_unix_ns=at * MINUTE_NS,
+        newest_step=at,
         step_ns=MINUTE_NS,
-        mean=mean,
-        peak=mean if peak is None else peak,
+        steps=mean.shape[-1],
+        ids=ids or tuple(f"vm {place}" for place in range(len(mean))),
         limit=np.full(mean.shape[:2], limit, dtype=np.int64),
+        maximum=np.full(mean.shape[:2], MISSING, dtype=np.int64),
         age_ns=np.zeros(mean.shape[0], dtype=np.int64),
+        windows=Arrays(mean, mean if peak is None else peak),
     )
 
 
 def predict(*said, **more):
-    return EmpiricalForecaster().predict(history(*said, **more), HORIZON_NS)
+    return EmpiricalForecaster().predict(history(*said, **more), HORIZON_NS).forecast
 
 
 def test_levels_are_those_of_the_protocol():
@@ -62,9 +71,8 @@ def test_quantiles_are_those_of_the_peaks_over_the_horizon():
     values = rng.uniform(100, 200, 5000)
     blocks = [values[i : i + 10].max() for i in range(len(values) - 9)]
     values[-10:] = 150  # nothing newer than usual, no rise
-    forecast = EmpiricalForecaster(spread_wider=0, level_wider=0).predict(
-        history(values), HORIZON_NS
-    )
+    forecaster = EmpiricalForecaster(spread_wider=0, level_wider=0)
+    forecast = forecaster.predict(history(values), HORIZON_NS).forecast
     expected = np.quantile(blocks, PROBABILITY)
     np.testing.assert_allclose(forecast.quantile[0, 0, 1:], expected[1:], rtol=0.01)
 
@@ -85,7 +93,7 @@ def test_the_same_peaks_seen_more_often_are_trusted_more():
     pattern = 100 - 50 * np.sin(np.arange(40) / 40 * 2 * np.pi)  # falls at its end
     forecaster = EmpiricalForecaster(level_wider=0)
     few, many = (
-        forecaster.predict(history(np.tile(pattern, times)), HORIZON_NS).quantile[0, 0]
+        forecaster.predict(history(np.tile(pattern, times)), HORIZON_NS).forecast.quantile[0, 0]
         for times in (2, 20)
     )
     assert few[-1] - few[MEDIAN] > 1.2 * (many[-1] - many[MEDIAN])
@@ -124,7 +132,8 @@ values = st.floats(0, 1e12) | st.just(np.nan)
     st.integers(1, 40),
 )
 def test_any_history_gives_ascending_quantiles_or_none(mean, horizon):
-    forecast = EmpiricalForecaster().predict(history(mean), horizon * MINUTE_NS)
+    said = EmpiricalForecaster().predict(history(mean), horizon * MINUTE_NS)
+    forecast = said.forecast
     seen = np.isfinite(mean).any(axis=-1)
     assert forecast.quantile.shape == (*mean.shape[:2], len(PROBABILITY))
     assert np.isfinite(forecast.quantile[seen]).all()
@@ -136,15 +145,16 @@ def test_any_history_gives_ascending_quantiles_or_none(mean, horizon):
 def test_a_history_with_more_gaps_than_values_still_gives_a_forecast():
     gaps = np.full((1, 3, 7), np.nan)
     gaps[..., [0, 3, 6]] = 80.0  # as many steps as a horizon, no three of which hold two
-    quantile = EmpiricalForecaster().predict(history(gaps), 3 * MINUTE_NS).quantile
+    said = EmpiricalForecaster().predict(history(gaps), 3 * MINUTE_NS)
+    quantile = said.forecast.quantile
     assert quantile[0, 0, MEDIAN] == pytest.approx(80.0)
 
 
 def test_rows_do_not_depend_on_each_other_nor_on_how_many_there_are():
     rng = np.random.default_rng(1)
     mean = rng.uniform(0, 100, (9000, 3, 20))
-    whole = EmpiricalForecaster().predict(history(mean), HORIZON_NS).quantile
-    part = EmpiricalForecaster().predict(history(mean[8500:8503]), HORIZON_NS).quantile
+    whole = predict(mean).quantile
+    part = predict(mean[8500:8503]).quantile
     np.testing.assert_array_equal(whole[8500:8503], part)
 
 
@@ -155,8 +165,8 @@ def run_book(series, minutes, scale=1.0):
     """Forecasts of one machine every minute over `series`, learned as outcomes arrive."""
     book = SkillBook()
     for now in range(60, 60 + minutes):
-        past = history(series[now - 60 : now], at=now * MINUTE_NS)
-        forecast = EmpiricalForecaster().predict(past, HORIZON_NS)
+        past = history(series[now - 60 : now], at=now)
+        forecast = EmpiricalForecaster().predict(past, HORIZON_NS).forecast
         object.__setattr__(forecast, "quantile", forecast.quantile * scale)
         book = update(book, ("vm",), past, forecast)
     return book
@@ -170,19 +180,19 @@ def bursts(length):
 
 def test_an_outcome_is_the_highest_step_of_the_horizon_that_was_forecast():
     past = history(np.arange(60.0))
-    assert _actual(past, 15 * MINUTE_NS, HORIZON_NS).tolist() == [[54.0] * 3]
-    assert _actual(past, 10 * MINUTE_NS, HORIZON_NS).tolist() == [[59.0] * 3]
-    assert np.isnan(_actual(past, 61 * MINUTE_NS, HORIZON_NS)).all()  # fell out of the window
+    assert _actual(past, 15, 10).tolist() == [[54.0] * 3]
+    assert _actual(past, 10, 10).tolist() == [[59.0] * 3]
+    assert np.isnan(_actual(past, 61, 10)).all()  # fell out of the window
     unseen = np.arange(60.0)
     unseen[50:56] = np.nan
-    assert np.isnan(_actual(history(unseen), 10 * MINUTE_NS, HORIZON_NS)).all()
+    assert np.isnan(_actual(history(unseen), 10, 10)).all()
 
 
 def test_skill_is_not_known_before_enough_outcomes_came():
-    before = run_book(bursts(200), 10 + OUTCOMES_MIN - 1)
-    assert np.isnan(before.skill(("vm",))).all()
-    after = run_book(bursts(200), 10 + OUTCOMES_MIN)
-    assert np.isfinite(after.skill(("vm",))).all()
+    # One forecast per five minutes, the first in the first; each waits for ten.
+    minutes = 10 + 5 * (OUTCOMES_MIN - 1)
+    assert np.isnan(run_book(bursts(200), minutes).skill(("vm",))).all()
+    assert np.isfinite(run_book(bursts(200), minutes + 1).skill(("vm",))).all()
 
 
 def test_skill_tells_a_good_forecast_from_a_bad_one():
@@ -197,6 +207,31 @@ def test_skill_of_a_machine_follows_its_id_and_the_rest_is_unknown():
     found = book.skill(("new", "vm"))
     assert np.isnan(found[0]).all()
     assert np.isfinite(found[1]).all()
-    past = history(np.full((1, 3, 60), 5.0), at=200 * MINUTE_NS)
-    other = update(book, ("new",), past, EmpiricalForecaster().predict(past, HORIZON_NS))
+    past = history(np.full((1, 3, 60), 5.0), at=200)
+    forecast = EmpiricalForecaster().predict(past, HORIZON_NS).forecast
+    other = update(book, ("new",), past, forecast)
     assert np.isnan(other.skill(("vm",))).all()
+
+
+def test_coverage_is_the_share_of_outcomes_below_the_promised_quantile():
+    """Quantiles so high, or so low, that all outcomes lie below or above; and too few outcomes."""
+    minutes = 11 + 5 * (COVERAGE_OUTCOMES_MIN - 1)
+    values = bursts(minutes + 60)
+    assert np.isnan(run_book(values, minutes - 1).coverage(("vm",))).all()
+    high, low = (run_book(values, minutes, scale=scale) for scale in (30.0, 0.001))
+    assert high.coverage(("vm",)).tolist() == [[1.0] * 3]
+    assert low.coverage(("vm",)).tolist() == [[0.0] * 3]
+    assert high.compared(("vm", "new")).tolist() == [[COVERAGE_OUTCOMES_MIN] * 3, [0] * 3]
+
+
+def test_a_wall_clock_that_is_set_does_not_end_what_is_learnt():
+    """Outcomes follow the receiver's grid: an hour back on the wall changes nothing."""
+    book, skill = SkillBook(), []
+    values = bursts(300)
+    for now in range(60, 300):
+        past = history(values[now - 60 : now], at=now)
+        object.__setattr__(past, "made_at_unix_ns", (now - 60 * (now > 100)) * MINUTE_NS)
+        forecast = EmpiricalForecaster().predict(past, HORIZON_NS).forecast
+        book = update(book, ("vm",), past, forecast)
+        skill.append(int(book.outcomes[0, 0]))
+    assert skill[-1] == (300 - 61 - 10) // 5 + 1

@@ -1,0 +1,263 @@
+"""The forecaster of the control loop: a mixture with the network, over a fleet that comes and goes.
+
+Every machine's series are predicted once per block, half a horizon, by the mixture of its cohort
+(`cohorts`); in between a forecast is kept, and made anew out of turn where use left the band that
+it gave, or for all while the fleet is small. Who is too new for it gets the empirical forecast,
+series by series; so does everybody where the settings want no other. Use that touches its limit is
+demand cut off, which no predictor can see: the upper quantiles are stretched, as the empirical
+forecaster does. Without the network the mixture goes on with its simple members, and says so.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from controller.core.state import MISSING, RESOURCES, Bools, Floats, Forecast, Ints
+from controller.forecast.cohorts import Cohort, Members, Seen, When
+from controller.forecast.empirical import METHOD as EMPIRICAL
+from controller.forecast.empirical import PROBABILITY, EmpiricalForecaster
+from controller.forecast.members import Distribution
+from controller.forecast.mixture import Mixture
+from controller.forecast.predictor import make_predictor
+from controller.forecast.protocol import Forecaster, History, Said, Standing
+from controller.forecast.shares import BLOCKS, LEVELS, block_steps, blocks, with_ends
+from shared.clock import SECOND_NS
+
+WITH_NETWORK = "lstm+mixture"
+WITHOUT_NETWORK = "mixture"
+SMALL_FLEET = 1024  # machines that can all be predicted anew in every cycle
+AGAIN_SERIES_MAX = 60_000  # per cycle, of more machines: those that are farthest off
+_BAND = int(LEVELS.searchsorted(0.95))
+_RECENT_STEPS = 2  # of which the newest is what use is now: the one under way may be empty yet
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """The network for one horizon, or why there is none; `trouble` where there should be one."""
+
+    network: Distribution | None
+    why: str = ""
+    trouble: str = ""
+
+    @property
+    def standing(self) -> Standing:
+        if self.network is not None:
+            return Standing(WITH_NETWORK)
+        return Standing(f"{WITHOUT_NETWORK} (no network: {self.why})", self.trouble)
+
+
+def make_forecaster(word: str, weights: Path | None, horizon_s: int) -> Forecaster:
+    """As the settings say: "empirical", or "auto" with the network in the file `weights` (None:
+    the one that comes with the program)."""
+    if word == EMPIRICAL:
+        return EmpiricalForecaster()
+    return LiveForecaster(find_network(weights, horizon_s))
+
+
+def find_network(weights: Path | None, horizon_s: int) -> Voice:
+    """Never fails: what is missing or damaged is said, and the loop goes on without it."""
+    try:
+        # A controller without safetensors still forecasts.
+        from controller.forecast import checkpoint  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        why = f"{error.name} is not installed"
+        return Voice(None, why, f"{why}; it comes with the extra `controller`")
+    if horizon_s != checkpoint.SHIPPED_HORIZON_S:
+        return Voice(None, f"it knows {checkpoint.SHIPPED_HORIZON_S} s ahead only")
+    try:
+        network = _read(weights, horizon_s)
+    except checkpoint.CheckpointError as error:
+        return Voice(None, "its file cannot be used", str(error))
+    return Voice(network)
+
+
+def _read(weights: Path | None, horizon_s: int) -> Distribution | None:
+    from controller.forecast import checkpoint  # noqa: PLC0415 - likewise
+    from controller.forecast.network import NetworkMember  # noqa: PLC0415
+
+    if weights is None:
+        return checkpoint.shipped(horizon_s, "peak")
+    return NetworkMember(checkpoint.read(weights)[0], peak_target=True)
+
+
+class LiveForecaster:
+    """A `Forecaster`; it remembers what it saw, so one is for one fleet and one horizon."""
+
+    def __init__(self, voice: Voice, small_fleet: int = SMALL_FLEET) -> None:
+        self.standing = voice.standing
+        self._network = voice.network
+        self._small_fleet = small_fleet
+        self._plain = EmpiricalForecaster()
+        self._members: Members | None = None
+        self._ahead_s = 0  # of wall time, of the grid
+        self._at: tuple[Ints, Ints] = (np.zeros(0, dtype=np.int64),) * 2
+
+    def predict(self, history: History, horizon_ns: int) -> Said:
+        cycle = _Cycle(history, max(1, horizon_ns // history.step_ns), self._wall(history))
+        members = self._joined(cycle)
+        small = len(history.ids) <= self._small_fleet
+        for cohort, rows, places in self._parts():
+            self._turn(cohort, rows, places, cycle, patient=small)
+            members.forget_gone(cohort)
+        self._again(cycle, everybody=small)
+        return self._said(history, horizon_ns)
+
+    def _wall(self, history: History) -> int:
+        """Seconds by which wall time is ahead of the grid: as it was, unless a clock was set, so
+        that blocks are as far apart as they are."""
+        step_s = history.step_ns // SECOND_NS
+        ahead = history.made_at_unix_ns // SECOND_NS - (history.newest_step + 1) * step_s
+        if self._members is None or abs(ahead - self._ahead_s) > step_s:
+            self._ahead_s = ahead
+        return self._ahead_s
+
+    def _joined(self, cycle: "_Cycle") -> Members:
+        if self._members is None:
+            horizon = cycle.horizon_steps // cycle.steps
+
+            def make() -> Mixture:
+                return make_predictor(horizon, "peak", self._network, LEVELS)
+
+            self._members = Members.none(make, cycle.steps)
+        history = cycle.history
+        self._at = self._members.join(history.ids, history.newest_step)
+        for cohort in self._members.cohorts:
+            cohort.open()
+        return self._members
+
+    def _parts(self) -> Iterator[tuple[Cohort, Ints, Ints]]:
+        """Each cohort with its machines: their rows in the history, their places in it."""
+        assert self._members is not None
+        numbers, places = self._at
+        order = np.argsort(numbers, kind="stable")
+        ends = np.searchsorted(numbers[order], np.arange(len(self._members.cohorts) + 1))
+        for number, cohort in enumerate(self._members.cohorts):
+            rows = order[ends[number] : ends[number + 1]]
+            yield cohort, rows, places[rows]
+
+    def _turn(
+        self, cohort: Cohort, rows: Ints, places: Ints, cycle: "_Cycle", *, patient: bool
+    ) -> None:
+        block = cohort.due(cycle.history.newest_step, cycle.steps)
+        if block is None:
+            return
+        when = cycle.when(cohort, block)
+        cohort.turn(cycle.seen(rows, places, when.step), when, least=cycle.steps, patient=patient)
+
+    def _again(self, cycle: "_Cycle", *, everybody: bool) -> None:
+        """Predicts out of turn what left its band, or all."""
+        now = cycle.history.newest_step
+        left = []
+        for cohort, rows, places in self._parts():
+            quantile = cohort.quantile[places]
+            high = quantile[..., _BAND] * cohort.reference[places]
+            apart = (cycle.newest(rows) - high) / cohort.reference[places]
+            wanted = np.isfinite(high) & (cohort.made_at_step[places] < now)
+            left.append(np.where(wanted & (everybody | (apart > 0)), apart, np.nan))
+        least = -np.inf if everybody else _least(left)
+        for (cohort, rows, places), apart in zip(self._parts(), left, strict=True):
+            machine, resource = np.nonzero(apart >= least)
+            if not len(machine):
+                continue
+            few, where = np.unique(machine, return_inverse=True)
+            seen = cycle.seen(rows[few], places[few], now)
+            cohort.again(seen, where * RESOURCES + resource, cycle.when_now())
+
+    def _said(self, history: History, horizon_ns: int) -> Said:
+        machines = len(history.ids)
+        quantile = np.full((machines, RESOURCES, len(PROBABILITY)), np.nan)
+        samples = np.zeros((machines, RESOURCES), dtype=np.int64)
+        learnt = np.zeros((machines, RESOURCES), dtype=np.bool_)
+        made_ns_ago = np.zeros(machines, dtype=np.int64)
+        for cohort, rows, places in self._parts():
+            kept = with_ends(cohort.quantile[places], cohort.reference[places])
+            touches = self._plain.touches(history, rows, horizon_ns)
+            quantile[rows] = self._plain.stretched(kept, touches)
+            samples[rows], learnt[rows] = cohort.samples[places], np.isfinite(kept[..., 0])
+            steps = np.where(learnt[rows], history.newest_step - cohort.made_at_step[places], 0)
+            made_ns_ago[rows] = steps.max(axis=-1) * history.step_ns
+        self._fill(history, horizon_ns, quantile, samples, learnt)
+        nothing = (samples == 0).all(axis=-1) | (history.age_ns == MISSING)
+        forecast = Forecast(
+            made_at_unix_ns=history.made_at_unix_ns,
+            horizon_ns=horizon_ns,
+            method=self.standing.method,
+            probability=PROBABILITY,
+            quantile=quantile,
+            # Whatever was kept was held against the newest sample in this cycle.
+            age_ns=np.where(nothing, MISSING, history.age_ns),
+            samples=samples,
+            skill=np.full((machines, RESOURCES), np.nan),
+        )
+        return Said(forecast, learnt, np.where(nothing, MISSING, made_ns_ago))
+
+    def _fill(
+        self,
+        history: History,
+        horizon_ns: int,
+        quantile: Floats,
+        samples: Ints,
+        learnt: Bools,
+    ) -> None:
+        """The empirical forecast where the mixture does not know yet."""
+        new = np.flatnonzero(~learnt.all(axis=-1))
+        for at in range(0, len(new), _AT_ONCE):
+            rows = new[at : at + _AT_ONCE]
+            plain, seen = self._plain.quantiles(history, rows, horizon_ns)
+            quantile[rows] = np.where(learnt[rows][..., None], quantile[rows], plain)
+            samples[rows] = np.where(learnt[rows], samples[rows], seen)
+
+
+_AT_ONCE = 8192
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cycle:
+    """What one call is made of."""
+
+    history: History
+    horizon_steps: int  # on the grid
+    ahead_s: int
+
+    @property
+    def steps(self) -> int:
+        """Grid steps of a block."""
+        return block_steps(self.horizon_steps)
+
+    def when(self, cohort: Cohort, block: int) -> When:
+        return self._when(block, cohort.first_step + block * self.steps)
+
+    def when_now(self) -> When:
+        return self._when(0, self.history.newest_step)
+
+    def _when(self, block: int, step: int) -> When:
+        step_s = self.history.step_ns // SECOND_NS
+        return When(block, step, self.ahead_s + (step + 1) * step_s, self.steps * step_s)
+
+    def seen(self, rows: Ints, places: Ints, end_step: int) -> Seen:
+        """Machines as they were at the end of a step."""
+        history = self.history
+        mean = history.windows.mean(rows, min(history.steps, BLOCKS * self.steps))
+        late = min(history.newest_step - end_step, mean.shape[-1])
+        if late:
+            mean = np.roll(mean, late, axis=-1)
+            mean[..., :late] = np.nan
+        middle, highest = blocks(mean, self.steps)
+        samples = np.isfinite(mean).sum(axis=-1)
+        return Seen(places, middle, highest, samples, history.maximum[rows])
+
+    def newest(self, rows: Ints) -> Floats:
+        """(k, 3) the newest step's mean that was seen."""
+        recent = self.history.windows.mean(rows, _RECENT_STEPS).astype(np.float64)
+        return np.where(np.isfinite(recent[..., -1]), recent[..., -1], recent[..., 0])
+
+
+def _least(left: list[Floats]) -> float:
+    """How far from its band a series must be to have a turn, so that they are not too many."""
+    apart = np.concatenate([each.ravel() for each in left]) if left else np.zeros(0)
+    apart = apart[np.isfinite(apart)]
+    if len(apart) <= AGAIN_SERIES_MAX:
+        return -np.inf
+    return float(np.partition(apart, -AGAIN_SERIES_MAX)[-AGAIN_SERIES_MAX])
