@@ -8,7 +8,7 @@ time. k machines of a cohort, 3 resources, w blocks, q levels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from controller.forecast.mixture import Mixture
 from controller.forecast.protocol import Singles
 from controller.forecast.shares import BLOCKS, LEVELS, moment_of, references
 
-MACHINES_MAX = 4096  # bounds what a mixture needs beside its state
 GONE_TURNS = 24  # blocks after which a machine that is not seen any more is forgotten
 
 MakeMixture = Callable[[], Mixture]
@@ -45,9 +44,10 @@ class When:
 
 
 class Cohort:
-    """Up to MACHINES_MAX machines; `size` places, of which some may be empty."""
+    """Up to `machines_max` machines; `size` places, of which some may be empty."""
 
-    def __init__(self, make: MakeMixture, first_step: int) -> None:
+    def __init__(self, make: MakeMixture, machines_max: int, first_step: int) -> None:
+        self.machines_max = machines_max
         self.first_step = first_step  # its blocks end with this grid step, the last of block 0
         self.last_block = -1
         self.ids: list[str] = []  # "" where the place is empty
@@ -67,7 +67,7 @@ class Cohort:
 
     @property
     def room(self) -> int:
-        return MACHINES_MAX - self.size + len(self.free)
+        return self.machines_max - self.size + len(self.free)
 
     def take(self, machine_id: str) -> int:
         """A place for a machine, empty of what was said of any other."""
@@ -196,15 +196,12 @@ class Members:
     """Which machine has which place in which cohort."""
 
     make: MakeMixture
+    machines_max: int  # of a cohort
     phases: int  # grid steps of a block
-    cohorts: list[Cohort]
-    _places: dict[str, tuple[int, int]]
+    cohorts: list[Cohort] = field(default_factory=list)
+    _places: dict[str, tuple[int, int]] = field(default_factory=dict)
     _ids: Sequence[str] = ()
     _found: tuple[Ints, Ints] | None = None
-
-    @classmethod
-    def none(cls, make: MakeMixture, phases: int) -> "Members":
-        return cls(make, phases, [], {})
 
     def join(self, ids: Sequence[str], now_step: int) -> tuple[Ints, Ints]:
         """(n,) cohort and place of each machine; new ones get the first that are free.
@@ -236,5 +233,5 @@ class Members:
             if cohort.room:
                 return number
         first_step = now_step + len(self.cohorts) % self.phases
-        self.cohorts.append(Cohort(self.make, first_step))
+        self.cohorts.append(Cohort(self.make, self.machines_max, first_step))
         return len(self.cohorts) - 1

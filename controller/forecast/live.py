@@ -21,16 +21,32 @@ from controller.forecast.empirical import PROBABILITY, EmpiricalForecaster
 from controller.forecast.members import Distribution
 from controller.forecast.mixture import Mixture
 from controller.forecast.predictor import make_predictor
-from controller.forecast.protocol import Forecaster, History, Said, Standing
+from controller.forecast.protocol import (
+    MACHINES_AT_ONCE,
+    Forecaster,
+    History,
+    Said,
+    Standing,
+)
 from controller.forecast.shares import BLOCKS, LEVELS, block_steps, blocks, with_ends
 from shared.clock import SECOND_NS
 
 WITH_NETWORK = "lstm+mixture"
 WITHOUT_NETWORK = "mixture"
-SMALL_FLEET = 1024  # machines that can all be predicted anew in every cycle
-AGAIN_SERIES_MAX = 60_000  # per cycle, of more machines: those that are farthest off
 _BAND = int(LEVELS.searchsorted(0.95))
 _RECENT_STEPS = 2  # of which the newest is what use is now: the one under way may be empty yet
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What is worth its time, by how many there are."""
+
+    small_fleet: int = 1024  # machines that can all be predicted anew in every cycle
+    cohort_machines: int = 4096  # bounds what a mixture needs beside its state
+    again_series_max: int = 60_000  # per cycle in a larger fleet: those that are farthest off
+
+
+_SCALE = Scale()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +101,10 @@ def _read(weights: Path | None, horizon_s: int) -> Distribution | None:
 class LiveForecaster:
     """A `Forecaster`; it remembers what it saw, so one is for one fleet and one horizon."""
 
-    def __init__(self, voice: Voice, small_fleet: int = SMALL_FLEET) -> None:
+    def __init__(self, voice: Voice, scale: Scale = _SCALE) -> None:
         self.standing = voice.standing
         self._network = voice.network
-        self._small_fleet = small_fleet
+        self._scale = scale
         self._plain = EmpiricalForecaster()
         self._members: Members | None = None
         self._ahead_s = 0  # of wall time, of the grid
@@ -97,7 +113,7 @@ class LiveForecaster:
     def predict(self, history: History, horizon_ns: int) -> Said:
         cycle = _Cycle(history, max(1, horizon_ns // history.step_ns), self._wall(history))
         members = self._joined(cycle)
-        small = len(history.ids) <= self._small_fleet
+        small = len(history.ids) <= self._scale.small_fleet
         for cohort, rows, places in self._parts():
             self._turn(cohort, rows, places, cycle, patient=small)
             members.forget_gone(cohort)
@@ -120,7 +136,7 @@ class LiveForecaster:
             def make() -> Mixture:
                 return make_predictor(horizon, "peak", self._network, LEVELS)
 
-            self._members = Members.none(make, cycle.steps)
+            self._members = Members(make, self._scale.cohort_machines, cycle.steps)
         history = cycle.history
         self._at = self._members.join(history.ids, history.newest_step)
         for cohort in self._members.cohorts:
@@ -156,7 +172,7 @@ class LiveForecaster:
             apart = (cycle.newest(rows) - high) / cohort.reference[places]
             wanted = np.isfinite(high) & (cohort.made_at_step[places] < now)
             left.append(np.where(wanted & (everybody | (apart > 0)), apart, np.nan))
-        least = -np.inf if everybody else _least(left)
+        least = -np.inf if everybody else _least(left, self._scale.again_series_max)
         for (cohort, rows, places), apart in zip(self._parts(), left, strict=True):
             machine, resource = np.nonzero(apart >= least)
             if not len(machine):
@@ -203,14 +219,11 @@ class LiveForecaster:
     ) -> None:
         """The empirical forecast where the mixture does not know yet."""
         new = np.flatnonzero(~learnt.all(axis=-1))
-        for at in range(0, len(new), _AT_ONCE):
-            rows = new[at : at + _AT_ONCE]
+        for at in range(0, len(new), MACHINES_AT_ONCE):
+            rows = new[at : at + MACHINES_AT_ONCE]
             plain, seen = self._plain.quantiles(history, rows, horizon_ns)
             quantile[rows] = np.where(learnt[rows][..., None], quantile[rows], plain)
             samples[rows] = np.where(learnt[rows], samples[rows], seen)
-
-
-_AT_ONCE = 8192
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -254,10 +267,10 @@ class _Cycle:
         return np.where(np.isfinite(recent[..., -1]), recent[..., -1], recent[..., 0])
 
 
-def _least(left: list[Floats]) -> float:
+def _least(left: list[Floats], series_max: int) -> float:
     """How far from its band a series must be to have a turn, so that they are not too many."""
     apart = np.concatenate([each.ravel() for each in left]) if left else np.zeros(0)
     apart = apart[np.isfinite(apart)]
-    if len(apart) <= AGAIN_SERIES_MAX:
+    if len(apart) <= series_max:
         return -np.inf
-    return float(np.partition(apart, -AGAIN_SERIES_MAX)[-AGAIN_SERIES_MAX])
+    return float(np.partition(apart, -series_max)[-series_max])
