@@ -201,11 +201,12 @@ presence = st.lists(
 )
 
 
-@settings(max_examples=20, deadline=None)
-@given(presence)
-def test_nothing_that_was_said_of_one_machine_is_ever_said_of_another(story):
+@settings(max_examples=12, deadline=None)
+@given(presence, st.sampled_from([120, 600]))
+def test_nothing_that_was_said_of_one_machine_is_ever_said_of_another(story, horizon_s):
     """Machines whose use is a factor of three apart; their places are taken again."""
-    fleet = Fleet(LiveForecaster(MUTE, Scale(small_fleet=0, cohort_machines=3)), horizon_s=120)
+    scale = Scale(small_fleet=0, cohort_machines=3)
+    fleet = Fleet(LiveForecaster(MUTE, scale), horizon_s=horizon_s)
     for there, minutes in story:
         for _ in range(minutes):
             use = {f"vm{i}": 1000 * 3**i for i in sorted(there)}
@@ -341,6 +342,33 @@ def test_blocks_that_were_missed_are_gone_through(scale, since):
     one, other = (fleet.predict(("a", "b")).forecast.quantile for fleet in (steady, paused))
     assert np.isfinite(one).all()
     np.testing.assert_array_equal(other, one)
+
+
+def test_a_cycle_that_comes_after_the_end_of_a_block_looks_at_the_block():
+    on_time, late = (Fleet(LiveForecaster(MUTE, LARGE)) for _ in range(2))
+    for minute in range(62):
+        use = {"a": wave(minute)}
+        kept = on_time.live(use)
+        late.see(use)
+        if minute % 5 != 0 or minute == 0:  # the turns of the first cohort
+            said = late.predict(("a",))
+    assert said.learnt.all()
+    np.testing.assert_array_equal(said.forecast.quantile, kept.forecast.quantile)
+    assert said.made_ns_ago.tolist() == kept.made_ns_ago.tolist() == [late.step_ns]
+
+
+def test_a_wall_clock_that_trembles_changes_nothing():
+    """Blocks are as far apart as the grid says, or slots of the day would be left out."""
+    steady, trembling = Fleet(), Fleet()
+    rng = np.random.default_rng(2)
+    for minute in range(60):
+        unix_s = 1_700_000_100 + 60 * minute  # blocks end where slots of the day do
+        tremble = int(rng.integers(-20, 20)) if minute else 0
+        one, other = ({"a": wave(minute)} for _ in range(2))
+        steady.see(one, unix_s)
+        trembling.see(other, unix_s + tremble)
+        said = [fleet.predict(("a",)).forecast.quantile for fleet in (steady, trembling)]
+        np.testing.assert_array_equal(*said)
 
 
 class Listener:
