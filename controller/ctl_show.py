@@ -121,7 +121,7 @@ def show_forecasts(vms: Sequence[pb.VmRow]) -> None:
         name, age = escape(vm.name), age_text(vm.forecast_age_ms)
         if not wide:
             table.add_row(name)
-        for place, amounts in enumerate(vm.resources):
+        for place, amounts in enumerate(vm.resources or [pb.Amounts(resource="?")]):
             first = [name if place == 0 else "", amounts.resource] if wide else []
             first = first or [f"  {amounts.resource}"]
             table.add_row(*first, *_amount_cells(amounts)[:3], *_judged_cells(amounts, age))

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 import grpc
+import numpy as np
 import pytest
 
 from controller.admin import AdminServer
@@ -13,12 +14,13 @@ from controller.core.cycle import decide
 from controller.core.state import Hold, Mode, Policy, Rejection, Snapshot
 from controller.desk import OperatorDesk
 from controller.events import WAITING_MAX, Broadcast, Happening
+from controller.forecast.protocol import Said, Standing
 from controller.gate import Approvals, Ask, gate
 from controller.outcome import PlanOutcome, Result, StepOutcome
 from controller.overrides import Freeze, ModeChange, Pin
 from controller.recorder import Recorder
 from controller.testing import Machine, host, machine_id, make_forecast, make_snapshot
-from controller.view import REJECTED, VERIFIED, WAITING, NodeInfo, Part, Totals, View
+from controller.view import REJECTED, VERIFIED, WAITING, Judged, NodeInfo, Part, Totals, View
 from shared.clock import SECOND_NS, FakeClock
 from shared.errors import DispatchError
 from shared.pb import admin_pb2 as pb
@@ -236,6 +238,50 @@ def test_explain_shows_options_choice_price_and_what_stopped_more(tmp_path):
         assert held.short == 200 * MIB
 
     run(scenario, tmp_path, full)
+
+
+def test_explain_says_whether_the_forecast_mattered(tmp_path):
+    machines = [host("h"), vm("busy", 128, demand=(100, 300 * MIB, 0), used=(100, 64 * MIB, None))]
+
+    async def scenario(here: Office):
+        explained = await here.stub.Explain(pb.ExplainRequest(vm="busy"), timeout=5)
+        cpu, memory, io = explained.resources
+        # Present use and its margin ask for no more than what is there.
+        assert memory.without_forecast == 128 * MIB
+        assert memory.chosen > 300 * MIB
+        assert memory.forecast_mattered.startswith("the forecast mattered: its present use of 64")
+        assert cpu.without_forecast == cpu.chosen
+        assert "made no difference" in cpu.forecast_mattered
+        assert not io.HasField("without_forecast")
+
+    run(scenario, tmp_path, machines)
+
+
+def test_what_a_forecast_was_worth_stands_beside_it(tmp_path):
+    def judge(view: View) -> View:
+        shape = (len(view.snapshot.ids), 3)
+        learnt = np.zeros(shape, dtype=np.bool_)
+        learnt[1, 1] = True
+        said = Said(view.forecast, learnt, np.full(shape[0], 240 * SECOND_NS))
+        skill, coverage = np.full(shape, np.nan), np.full(shape, np.nan)
+        skill[1, 1], coverage[1, 1] = 0.5, 0.97
+        forecast = replace(view.forecast, skill=skill, method="lstm+mixture")
+        judged = Judged(
+            said, Standing("lstm+mixture"), coverage, np.full(shape, 77), {"lstm+mixture": 1}
+        )
+        return replace(view, forecast=forecast, judged=judged)
+
+    async def scenario(here: Office):
+        rich, poor = (await here.stub.ListVms(pb.VmsRequest(), timeout=5)).vms
+        assert rich.forecast_age_ms == 240_000
+        cpu, memory, _ = rich.resources
+        assert (memory.forecast_skill, memory.forecast_coverage) == (0.5, 0.97)
+        assert (memory.forecast_method, memory.forecast_outcomes) == ("lstm+mixture", 77)
+        assert cpu.forecast_method == "empirical"
+        assert not cpu.HasField("forecast_skill")
+        assert not poor.resources[1].HasField("forecast_coverage")
+
+    run(scenario, tmp_path, change=judge)
 
 
 HELD_BY = [

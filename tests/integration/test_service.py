@@ -17,7 +17,7 @@ from controller.replay import replay
 from controller.scripted_agent import ScriptedAgent
 from controller.settings import ControllerSettings
 from shared.bus import NatsBus
-from shared.clock import SECOND_NS, SystemClock
+from shared.clock import SECOND_NS, Clock, SystemClock
 from shared.errors import ConfigError
 from shared.pb import admin_pb2, admin_pb2_grpc
 from shared.pb import commands_pb2 as pb
@@ -124,7 +124,7 @@ class Stage:
         return [record for record in log.records if record.kind == kind]
 
 
-def settings(tmp_path, url: str, mode: str) -> ControllerSettings:
+def settings(tmp_path, url: str, mode: str, **said) -> ControllerSettings:
     base = ControllerSettings(
         bus_servers=(url,),
         commands_listen="127.0.0.1:0",
@@ -140,14 +140,15 @@ def settings(tmp_path, url: str, mode: str) -> ControllerSettings:
         audit_stream_mib_max=64,
         telemetry_stream_mib_max=64,
     )
-    return structs.replace(base, policy=structs.replace(base.policy, memory_quantum_mib=8))
+    policy = structs.replace(base.policy, memory_quantum_mib=8)
+    return structs.replace(base, policy=policy, **said)
 
 
 @asynccontextmanager
-async def stage(tmp_path, mode: str):
+async def stage(tmp_path, mode: str, clock: Clock, said):
     """All parts run, cycles only when told."""
     with NatsServer(tmp_path) as server:
-        daemon = Daemon(settings(tmp_path, server.url, mode), SystemClock(), "test")
+        daemon = Daemon(settings(tmp_path, server.url, mode, **said), clock, "test")
         bus = NatsBus([server.url], "test", lambda _: None)
         await bus.connect()
         here = Stage(server, daemon, bus)
@@ -163,9 +164,9 @@ async def stage(tmp_path, mode: str):
             await bus.close()
 
 
-def run(scenario, tmp_path, mode: str):
+def run(scenario, tmp_path, mode: str, clock: Clock | None = None, **said):
     async def whole():
-        async with stage(tmp_path, mode) as here:
+        async with stage(tmp_path, mode, clock or SystemClock(), said) as here:
             await scenario(here)
 
     asyncio.run(whole())
@@ -217,6 +218,77 @@ def test_recorded_decisions_can_be_recomputed(tmp_path):
         assert report.agrees, report
 
     run(scenario, tmp_path, "enforce")
+
+
+class MinuteClock(SystemClock):
+    """Its ticks pass when told, so that ten minutes of history take no ten minutes."""
+
+    def __init__(self):
+        self.now_ns = 10_000 * 60 * SECOND_NS
+
+    def tick_ns(self):
+        return self.now_ns
+
+
+TEN_MINUTES = {"grid_step_s": 60, "window_steps": 120, "horizon_s": 600}
+
+
+async def twenty_minutes(here: Stage, clock: MinuteClock):
+    for _ in range(20):
+        clock.now_ns += 60 * SECOND_NS
+        await here.cycle()
+    here.daemon._refresh(here.controller.ingest.status(), here.controller.ingest.nodes())
+
+
+def test_the_loop_forecasts_with_the_network_and_says_how_well(tmp_path):
+    clock = MinuteClock()
+
+    async def scenario(here: Stage):
+        await here.agent()
+        await twenty_minutes(here, clock)
+        admin = here.admin()
+        status = await admin.GetStatus(admin_pb2.StatusRequest(), timeout=5)
+        [part] = [part for part in status.parts if part.name == "forecast"]
+        assert part.healthy
+        assert part.detail == "lstm+mixture, 10 min ahead"
+        rich, _ = (await admin.ListVms(admin_pb2.VmsRequest(), timeout=5)).vms
+        cpu, memory, io = rich.resources
+        assert [one.forecast_method for one in (cpu, memory)] == ["lstm+mixture"] * 2
+        assert not io.forecast_method
+        assert memory.forecast_outcomes == 2  # of the first and the sixth minute
+        assert not memory.HasField("forecast_coverage")
+        assert memory.forecast_p50 == pytest.approx(64 * MIB, rel=0.1)
+        explained = await admin.Explain(admin_pb2.ExplainRequest(vm=POOR), timeout=5)
+        assert "present use of 100 MiB alone" in explained.resources[1].forecast_mattered
+        report = replay(await read_audit(here.bus))
+        assert report.decisions == 20
+        assert report.agrees, report
+
+    run(scenario, tmp_path, "enforce", clock, **TEN_MINUTES)
+
+
+def test_with_damaged_weights_the_loop_goes_on_and_says_so(tmp_path, caplog):
+    damaged = tmp_path / "network.safetensors"
+    damaged.write_bytes(b"no weights")
+    clock = MinuteClock()
+
+    async def scenario(here: Stage):
+        agent = await here.agent()
+        await twenty_minutes(here, clock)
+        admin = here.admin()
+        status = await admin.GetStatus(admin_pb2.StatusRequest(), timeout=5)
+        [part] = [part for part in status.parts if part.name == "forecast"]
+        assert not part.healthy
+        assert "mixture (no network: its file cannot be used), 10 min ahead" in part.detail
+        assert str(damaged) in part.detail
+        rich, _ = (await admin.ListVms(admin_pb2.VmsRequest(), timeout=5)).vms
+        assert rich.resources[1].forecast_method.startswith("mixture (no network")
+        assert agent.applies  # memory moves all the same
+        assert here.limits[POOR] > 128 * MIB
+
+    run(scenario, tmp_path, "enforce", clock, network=damaged, **TEN_MINUTES)
+    told = [line for line in caplog.records if line.message == "forecasts without the network"]
+    assert len(told) == 1
 
 
 def test_in_observe_nothing_is_ever_sent(tmp_path):

@@ -45,10 +45,22 @@ class FixedAdmin(AdminServicer):
         return pb.Nodes(nodes=[row])
 
     def ListVms(self, request, context):
-        memory = pb.Amounts(resource="memory", used=100 * MIB, limit=256 * MIB)
+        memory = pb.Amounts(
+            resource="memory",
+            used=100 * MIB,
+            limit=256 * MIB,
+            forecast_p50=120 * MIB,
+            forecast_p95=180 * MIB,
+            forecast_skill=0.4213,
+            forecast_coverage=0.9412,
+            forecast_outcomes=85,
+            forecast_method="mixture (no network: [because])",
+        )
+        io = pb.Amounts(resource="io", forecast_method="empirical", forecast_outcomes=3)
+        memory = [memory, io]
         rows = [
             pb.VmRow(vm_id=WEB, name="web", node_id="node-1", mode="enforce", state="steady",
-                     resources=[memory]),
+                     resources=memory, forecast_age_ms=61_000),
             pb.VmRow(vm_id=MAIL, name="mail", node_id="node-1", simulated=True),
         ]  # fmt: skip
         return pb.Vms(vms=rows)
@@ -65,8 +77,9 @@ class FixedAdmin(AdminServicer):
             return pb.Explanation(found=False)
         option = pb.Option(level=192 * MIB, value=5, probability_enough=0.97, allowed=True)
         resource = pb.ResourceExplanation(
-            resource="memory", options=[option], chosen=192 * MIB, why="the best that fits"
-        )
+            resource="memory", options=[option], chosen=192 * MIB, why="the best that fits",
+            without_forecast=128 * MIB, forecast_mattered="the forecast mattered: [it did]",
+        )  # fmt: skip
         vm = pb.VmRow(vm_id=WEB, name="web")
         return pb.Explanation(found=True, vm=vm, resources=[resource])
 
@@ -123,7 +136,7 @@ def hrapaq(admin):
         ("nodes", ["host-1", "memory; not io (cgroup v1 without blkio)"]),
         ("vms", ["web", "256 MiB", "(simulated)"]),
         ("plan", ["plan 7.0", "256 MiB", "192 MiB", "p95 is 150 MiB"]),
-        ("explain web", ["the best that fits", "97.0%", "chosen"]),
+        ("explain web", ["the best that fits", "97.0%", "chosen", "mattered: [it did]"]),
     ],
 )
 def test_tables_say_it(hrapaq, words, expected):
@@ -137,8 +150,24 @@ def test_names_stay_whole_in_a_narrow_terminal(admin):
     words = ["--controller", admin[1], "vms"]
     lines = CliRunner(env={"COLUMNS": "60"}).invoke(cli, words).output.splitlines()
     assert lines[1].strip() == "web  steady"
-    assert lines[2].split() == ["memory", "100", "MiB", "?", "?", "256", "MiB"]
+    memory = ["memory", "100", "MiB", "120", "MiB", "180", "MiB", "256", "MiB"]
+    assert lines[2].split() == memory
     assert "mode and bounds" in lines[-1]
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_how_good_forecasts_were_fits_the_terminal(admin, columns):
+    words = ["--controller", admin[1], "vms", "--forecast"]
+    output = CliRunner(env={"COLUMNS": str(columns)}).invoke(cli, words).output
+    lines = output.splitlines()
+    assert all(len(line.rstrip()) <= columns for line in lines)
+    row = next(line for line in lines if "memory" in line)
+    for text in ("100 MiB", "120 MiB", "180 MiB", "61 s", "+0.42", "94.1% of 85", "mixture"):
+        assert text in row
+    assert "? of 3" in next(line for line in lines if " io " in line)
+    assert ("web" in row) == (columns == 140)
+    assert any("mail" in line for line in lines)
+    assert "mixture (no network: [because])" in output
 
 
 @pytest.mark.parametrize("words", ["status", "nodes", "vms", "plan", "explain web"])
