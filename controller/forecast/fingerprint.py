@@ -36,7 +36,7 @@ SIZE = len(FIELDS)
 LAGS = (2, 12)  # slots: a horizon of ten minutes, an hour
 _LEAP = 0.5  # in logarithms, from one slot to the next
 _DAMPING = 1e-3
-_SAME = 1e-4  # squared distances below it are rounding
+_SAME = 1e-6  # squared distances below it are rounding
 ARCHETYPES = 48
 _ROUNDS = 30
 _USUAL = 0.95  # of the distances to the nearest archetype, when learning, are called usual
@@ -110,20 +110,19 @@ def _far_apart(scaled: Singles, random: Generator, count: int) -> Singles:
     chosen = [int(random.integers(len(scaled)))]
     squares = _squares(scaled, scaled[chosen])[:, 0]
     while len(chosen) < count:
-        total = squares.sum(dtype=np.float64)
+        total = squares.sum()
         if total <= 0:
             break  # all that is left is the same as something that was drawn
-        chosen.append(int(random.choice(len(scaled), p=squares.astype(np.float64) / total)))
+        chosen.append(int(random.choice(len(scaled), p=squares / total)))
         squares = np.minimum(squares, _squares(scaled, scaled[chosen[-1:]])[:, 0])
     return np.asarray(scaled[chosen])
 
 
-def _squares(left: Singles, right: Singles) -> Singles:
+def _squares(some: Singles, others: Singles) -> Floats:
     """(s, a) squared distances."""
-    product = left @ right.T
-    sums = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)
-    squares = sums - 2 * product
-    return np.where(squares < _SAME, np.float32(0), squares)
+    left, right = some.astype(np.float64), others.astype(np.float64)
+    squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1) - 2 * (left @ right.T)
+    return np.where(squares < _SAME, 0.0, squares)
 
 
 def _likeness(log: Singles, lag: int) -> tuple[Floats, Floats]:
