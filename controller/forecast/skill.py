@@ -2,13 +2,14 @@
 
 `update` takes a history and the forecast made from it, compares earlier forecasts with what came,
 and gives a new book. Losses are pinball losses (Koenker and Bassett 1978), the mean over a few
-levels, forgotten exponentially. Skill is 1 - loss / loss of persistence, that is of "as now".
+levels, forgotten exponentially. Skill is 1 - loss / loss of persistence, that is of "as now"; 0
+where both are too small to move a grant, as they are for machines at rest.
 Coverage is the share of outcomes at or below the .95 quantile: .95 of them, where it keeps its
 promise. m machines that are remembered, p of a forecast that waits; single precision.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,6 +23,9 @@ COVERAGE_OUTCOMES_MIN = 40  # before that, neither is coverage: one in twenty ma
 _FORGET = 0.05  # weight of a new outcome: about the last twenty count
 _FORGET_COVERAGE = 0.005  # a rare event needs more of them: about the last two hundred
 _NOTHING = 1e-9
+# Losses that move no grant: 5 millicores, 1 MiB, 64 KiB/s, or this share of what was used.
+_SMALL = np.array([5, 1 << 20, 1 << 16], dtype=np.float32)
+_SMALL_SHARE = np.float32(0.005)
 _ROUNDING = 1e-6
 
 
@@ -48,6 +52,7 @@ class SkillBook:
     loss: Singles = field(default_factory=_no_rows)  # (m, 3)
     loss_of_persistence: Singles = field(default_factory=_no_rows)  # (m, 3)
     covered: Singles = field(default_factory=_no_rows)  # (m, 3) share of outcomes
+    used: Singles = field(default_factory=_no_rows)  # (m, 3) mean of outcomes
     outcomes: Singles = field(default_factory=_no_rows)  # (m, 3) how many were compared
 
     def skill(self, ids: Sequence[str]) -> Floats:
@@ -55,7 +60,10 @@ class SkillBook:
         found = np.full((len(ids), RESOURCES), np.nan)
         rows, places = _join(ids, self.ids)
         found[rows] = _skill(
-            self.loss[places], self.loss_of_persistence[places], self.outcomes[places]
+            self.loss[places],
+            self.loss_of_persistence[places],
+            self.used[places],
+            self.outcomes[places],
         )
         return found
 
@@ -92,16 +100,14 @@ def update(book: SkillBook, ids: Sequence[str], history: History, forecast: Fore
     newest = waiting[-1].made_at_step if waiting else None
     if newest is None or history.newest_step - newest >= max(1, horizon // 2):
         waiting.append(_pending(ids, history, forecast, horizon))
-    return SkillBook(
-        tuple(waiting), kept.ids, kept.loss, kept.loss_of_persistence, kept.covered, kept.outcomes
-    )
+    return replace(kept, pending=tuple(waiting))
 
 
 def _carried(book: SkillBook, ids: Sequence[str]) -> SkillBook:
     """The running figures in the order of `ids`, zero for machines that are new."""
     rows, places = _join(ids, book.ids)
     figures = []
-    for old in (book.loss, book.loss_of_persistence, book.covered, book.outcomes):
+    for old in (book.loss, book.loss_of_persistence, book.covered, book.used, book.outcomes):
         new = np.zeros((len(ids), RESOURCES), dtype=np.float32)
         new[rows] = old[places]
         figures.append(new)
@@ -123,6 +129,7 @@ def _score(book: SkillBook, pending: Pending, history: History, age: int, horizo
         (book.loss, loss, _FORGET),
         (book.loss_of_persistence, loss_of_persistence, _FORGET),
         (book.covered, covered, _FORGET_COVERAGE),
+        (book.used, actual, _FORGET),
     ):
         weight = np.where(known, np.maximum(np.float32(forget), 1 / (count + 1)), 0)
         figures[rows] += weight * (np.where(known, new, 0) - figures[rows])
@@ -162,11 +169,12 @@ def _pinball(actual: Singles, quantile: Singles) -> Singles:
     return np.asarray(np.maximum(LEVELS * over, (LEVELS - 1) * over).mean(axis=-1))
 
 
-def _skill(loss: Singles, loss_of_persistence: Singles, outcomes: Singles) -> Floats:
+def _skill(loss: Singles, loss_of_persistence: Singles, used: Singles, outcomes: Singles) -> Floats:
     """Held within -1 and 1: one figure for "far worse" is enough."""
-    both_perfect = (loss <= _NOTHING) & (loss_of_persistence <= _NOTHING)
+    small = np.maximum(_SMALL, _SMALL_SHARE * used)
+    at_rest = (loss <= small) & (loss_of_persistence <= small)
     ratio = loss / np.maximum(loss_of_persistence, _NOTHING)
-    skill = np.where(both_perfect, 0.0, np.clip(1 - ratio, -1, 1))
+    skill = np.where(at_rest, 0.0, np.clip(1 - ratio, -1, 1))
     return np.where(outcomes >= OUTCOMES_MIN, skill, np.nan)
 
 

@@ -202,6 +202,13 @@ def test_skill_tells_a_good_forecast_from_a_bad_one():
     assert bad < 0
 
 
+def test_a_machine_at_rest_is_neither_praised_nor_blamed():
+    """Persistence is perfect there: a millicore too much would be infinitely worse."""
+    resting = run_book(np.full(200, 20.0), 90, scale=1.05)
+    assert resting.loss[0, 0] > 100 * resting.loss_of_persistence[0, 0]
+    assert resting.skill(("vm",)).tolist() == [[0.0] * 3]
+
+
 def test_skill_of_a_machine_follows_its_id_and_the_rest_is_unknown():
     book = run_book(bursts(200), 60)
     found = book.skill(("new", "vm"))
