@@ -9,6 +9,7 @@ forecaster does. Without the network the mixture goes on with its simple members
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,7 @@ class Scale:
     small_fleet: int = 1024  # machines that can all be predicted anew in every cycle
     cohort_machines: int = 4096  # bounds what a mixture needs beside its state
     again_series_max: int = 60_000  # per cycle in a larger fleet: those that are farthest off
+    threads: int = 2  # for cohorts whose turn it is: NumPy lets go of Python's lock on arrays
 
 
 _SCALE = Scale()
@@ -114,8 +116,8 @@ class LiveForecaster:
         cycle = _Cycle(history, max(1, horizon_ns // history.step_ns), self._wall(history))
         members = self._joined(cycle)
         small = len(history.ids) <= self._scale.small_fleet
-        for cohort, rows, places in self._parts():
-            self._turn(cohort, rows, places, cycle, patient=small)
+        self._turns(cycle, patient=small)
+        for cohort in members.cohorts:
             members.forget_gone(cohort)
         self._again(cycle, everybody=small)
         return self._said(history, horizon_ns)
@@ -153,14 +155,24 @@ class LiveForecaster:
             rows = order[ends[number] : ends[number + 1]]
             yield cohort, rows, places[rows]
 
-    def _turn(
-        self, cohort: Cohort, rows: Ints, places: Ints, cycle: "_Cycle", *, patient: bool
-    ) -> None:
-        block = cohort.due(cycle.history.newest_step, cycle.steps)
-        if block is None:
-            return
-        when = cycle.when(cohort, block)
-        cohort.turn(cycle.seen(rows, places, when.step), when, least=cycle.steps, patient=patient)
+    def _turns(self, cycle: "_Cycle", *, patient: bool) -> None:
+        """Of all cohorts that are due. They know nothing of each other."""
+
+        def turn(part: tuple[Cohort, Ints, Ints, When]) -> None:
+            cohort, rows, places, when = part
+            seen = cycle.seen(rows, places, when.step)
+            cohort.turn(seen, when, least=cycle.steps, patient=patient)
+
+        due = []
+        for cohort, rows, places in self._parts():
+            block = cohort.due(cycle.history.newest_step, cycle.steps)
+            if block is not None:
+                due.append((cohort, rows, places, cycle.when(cohort, block)))
+        if len(due) == 1:
+            turn(due[0])
+        elif due:
+            with ThreadPoolExecutor(self._scale.threads) as pool:
+                list(pool.map(turn, due))
 
     def _again(self, cycle: "_Cycle", *, everybody: bool) -> None:
         """Predicts out of turn what left its band, or all."""

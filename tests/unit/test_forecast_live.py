@@ -238,23 +238,6 @@ def test_a_machine_that_is_away_for_a_moment_goes_on_where_it_was():
     assert fleet.predict(("b", "a")).learnt.all()
 
 
-def test_an_allotment_that_changes_begins_a_series_anew_and_no_other():
-    fleet = Fleet(LiveForecaster(MUTE, LARGE))
-    for _ in range(20):
-        fleet.live({"a": (500, GIB, MIB), "b": (500, GIB, MIB)})
-    cohort = fleet.forecaster._members.cohorts[0]
-    counted = cohort._mixture._outcomes.reshape(2, 3).copy()
-    assert (counted > 0).all()
-    fleet.maximum["b"] = (8000, 8 * GIB, MISSING)
-    for _ in range(5):
-        said = fleet.live({"a": (500, GIB, MIB), "b": (500, GIB, MIB)})
-    assert sound(said).all()
-    outcomes = cohort._mixture._outcomes.reshape(2, 3)
-    assert outcomes[1, 0] == 0
-    assert (outcomes.ravel()[[0, 1, 2, 4, 5]] > counted.ravel()[[0, 1, 2, 4, 5]]).all()
-    np.testing.assert_allclose(said.forecast.quantile[:, 0, MEDIAN], 500, rtol=0.1)
-
-
 def test_an_allotment_of_nothing_or_of_unknown_size_is_no_obstacle():
     fleet = Fleet()
     for minute in range(40):
@@ -377,11 +360,32 @@ class Listener:
     horizon_steps = 2
 
     def __init__(self):
-        self.shown = []
+        self.shown, self.arranged = [], []
 
     def step(self, moment):
         self.shown.append(moment)
-        return Prediction(np.zeros((3, 21)), np.full((3, len(LEVELS)), 0.5))
+        series = len(moment.window)
+        return Prediction(np.zeros((series, 21)), np.full((series, len(LEVELS)), 0.5))
+
+    def arrange(self, places):
+        self.arranged.append(places.tolist())
+
+
+def test_an_allotment_that_changes_begins_a_series_anew_and_no_other():
+    listener = Listener()
+    cohort = Cohort(lambda: listener, 10, first_step=0)
+    for name in "ab":
+        cohort.take(name)
+    cohort.open()
+    maximum = np.full((2, 3), 1000)
+    for block in range(4):
+        if block == 2:
+            maximum[1, 0] = 2000
+        middle = np.full((2, 3, 24), 500.0)
+        seen = Seen(np.arange(2), middle, middle, np.full((2, 3), 9), maximum.copy())
+        cohort.turn(seen, When(block, block, 300 * block, 300), least=5, patient=False)
+    assert listener.arranged == [[0, 1, 2, -1, 4, 5]]
+    assert [one.window[3, -1] for one in listener.shown] == [0.5, 0.5, 0.25, 0.25]
 
 
 def cohort_seen(listener, use, steps, *, patient=False):
