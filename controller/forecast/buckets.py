@@ -1,9 +1,35 @@
-"""Histograms over fixed cells, read as CDFs at any edge. Pure. s series, e edges, b cells."""
+"""Shares as codes of one byte, and histograms over fixed cells. Pure. s series, e edges, b cells.
+
+A code names a cell between two of `BOUNDS`. An edge is one of `BOUNDS` too, written as its place
+among them: a share lies below an edge exactly when its code is less. So what is kept per series
+takes a byte, and counting needs no floating point. The edges of the bins (`moment.EDGES`) are
+bounds.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.state import Floats, Ints
+
+Codes = NDArray[np.uint8]
+Small = NDArray[np.float32]  # of states that every series has
+UNSEEN = 255
+_UNIT = 5e-5  # all bounds are multiples of it
+
+
+def _bounds() -> Floats:
+    """A tenth apart below 5 %, an eighth of a bin above, in leaps over the allotment."""
+    low = np.unique(np.rint(np.geomspace(1e-4, 0.05, 75) / _UNIT))[:-1] * _UNIT
+    above = [1.005, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0]
+    return np.array([0.0, *low, *np.arange(8, 161) / 160, *above])
+
+
+BOUNDS: Floats = _bounds()
+CODES = len(BOUNDS)  # the last one is of all above the last bound
+assert CODES < UNSEEN
+# The middle of each cell, to count with; NaN for what was not seen.
+MIDDLES: Small = np.full(UNSEEN + 1, np.nan, dtype=np.float32)
+MIDDLES[:CODES] = np.append((BOUNDS[1:] + BOUNDS[:-1]) / 2, BOUNDS[-1] * 1.1)
 
 
 class Buckets:
@@ -16,55 +42,54 @@ class Buckets:
     def __init__(self, bounds: Floats, unit: float | None = None) -> None:
         self.bounds, self.count = bounds, len(bounds) - 1
         self._unit = unit
-        self._part_per_share = 1 / np.diff(bounds)
+        self._low = bounds.astype(np.float32)
+        self._per_share = (1 / np.diff(bounds)).astype(np.float32)
         if unit is not None:
             units = round((bounds[-1] - bounds[0]) / unit)
-            self._table = self._search(bounds[0] + (np.arange(units + 1) + 0.5) * unit)
+            found = self._search(bounds[0] + (np.arange(units + 1) + 0.5) * unit)
+            self._table = found.astype(np.int32)
+            self._first = np.float32(bounds[0] - 1e-6 * unit)
+            self._units = np.float32(1 / unit)
 
-    def of(self, values: Floats | NDArray[np.float32]) -> Ints:
+    def of(self, values: Floats | Small) -> Ints:
         """The cell of each value; those outside lie in the first or the last."""
         if self._unit is None:
             return self._search(values)
-        units = (values - (self.bounds[0] - 1e-6 * self._unit)) * (1 / self._unit)
-        within = np.clip(units, 0, len(self._table) - 1)
-        return np.asarray(self._table[within.astype(np.int32)])
+        units = (values - self._first) * self._units
+        np.clip(units, 0, len(self._table) - 1, out=units)
+        return np.asarray(np.take(self._table, units.astype(np.int32)))
 
-    def place(self, values: Floats) -> tuple[Ints, Floats]:
+    def place(self, values: Small) -> tuple[Ints, Small]:
         """The cell of each value and how far into it the value lies, 0 to 1."""
         cell = self.of(values)
-        part = (values - self.bounds[cell]) * self._part_per_share[cell]
-        return cell, np.clip(part, 0, 1)
+        part = (values - np.take(self._low, cell)) * np.take(self._per_share, cell)
+        return cell, np.clip(part, 0, 1, out=part)
 
-    def _search(self, values: Floats | NDArray[np.float32]) -> Ints:
+    def _search(self, values: Floats | Small) -> Ints:
         return np.clip(np.searchsorted(self.bounds, values, side="right") - 1, 0, self.count - 1)
 
 
-def read(mass: Floats, cell: Ints, part: Floats) -> Floats:
+def read(mass: Small, cell: Ints, part: Small) -> Small:
     """(s, e) CDF of histograms (s, b) at places (s, e) that `Buckets.place` found."""
-    total = np.cumsum(mass, axis=1)
-    place = cell + np.arange(len(mass))[:, None] * mass.shape[1]  # a plain take is the fastest
-    inside, upto = mass.ravel()[place], total.ravel()[place]
-    return np.asarray((upto - (1 - part) * inside) / total[:, -1:])
+    series, size = mass.shape
+    upto = np.zeros((series, size + 1), dtype=np.float32)
+    np.cumsum(mass, axis=1, out=upto[:, 1:])
+    upto /= upto[:, -1:]
+    place = cell + np.arange(series)[:, None] * (size + 1)  # a plain take is the fastest
+    low = np.take(upto, place)
+    return np.asarray(low + part * (np.take(upto, place + 1) - low))
 
 
-def _level_bounds() -> Floats:
-    """Logarithmic below 5 %, then fine steps; every edge of `moment.EDGES` is one."""
-    low = [0, 1e-4, 2e-4, 4e-4, 7e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6.5e-3, 8e-3]
-    middle = [0.01, 0.0125, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, *np.arange(5, 10) / 100]
-    upper = [*np.arange(4, 41) / 40, 1.05, 1.1, 1.2, 1.35, 1.6, 2.0, 4.0]
-    return np.array([*low, *middle, *upper])
+_CODE = Buckets(np.append(BOUNDS, 4.0 + _UNIT), _UNIT)
 
 
-def _change_bounds() -> Floats:
-    """Around 0: logarithmic, with the multiples of 1 % in which some sources count."""
-    low = [1e-4, 2e-4, 3e-4, 5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 3e-3, 4e-3, 5.5e-3, 7.5e-3]
-    upper = [*np.arange(1, 11) / 100, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 2.0]
-    positive = np.array([*low, *upper])
-    return np.array([*-positive[::-1], 0.0, *positive])
+def encode(share: Small) -> Codes:
+    """The codes of shares that `grid.snap` moved off the bounds, any shape; NaN: `UNSEEN`."""
+    known = np.isfinite(share)
+    found = _CODE.of(np.where(known, share, np.float32(0))).astype(np.uint8)
+    return np.where(known, found, np.uint8(UNSEEN))
 
 
-LEVELS_OF_USE = Buckets(_level_bounds(), 1e-4)
-CHANGES = Buckets(_change_bounds(), 1e-4)
 _DEVIATION_HALF = np.array(
     [0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 1, 1.3, 1.6, 2, 2.5, 3.5, 5, 8, 16, 40]
 )

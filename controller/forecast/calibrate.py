@@ -1,23 +1,20 @@
 """Corrections of a mixture from what became of its predictions. Pure. s series, e edges, q levels.
 
-`Reliability` asks of every edge: of all the times that its probability was said to be near p,
-how often did the target fall below? The difference is added, from the series and from all series,
-and only as far as it would have lowered the score so far (the best step along the correction, in
-closed form, never outside 0 to 1). `Conformal` moves the level at which a quantile is read so that
-the share of targets above it tends to what was promised (adaptive conformal inference, Gibbs and
-Candes 2021), whatever the series does.
+`Reliability` asks of every edge: of all the times that its probability was said to be near p, so
+far from the newest value, how often did the target of any series fall below? The difference is
+added, and only as far as it would have lowered the score so far (the best step along the
+correction, in closed form, never outside 0 to 1). `Conformal` moves the level at which a quantile
+is read so that the share of targets above it tends to what was promised (adaptive conformal
+inference, Gibbs and Candes 2021), whatever the series does.
 """
-
-from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
 
 from controller.core.state import Floats, Ints
-from controller.forecast.buckets import Buckets
-from controller.forecast.grid import quantile_at
+from controller.forecast.buckets import Buckets, Small
+from controller.forecast.grid import Grid, quantile_at
 from controller.forecast.moment import LEVELS
-from controller.forecast.sight import EVERY, Rows, Sight, Small, arranged
+from controller.forecast.sight import EVERY, Rows, arranged
 
 _DAMPING = 1e-12
 _KNOTS = Buckets(
@@ -28,117 +25,57 @@ _DISTANCE = Buckets(np.array([-5, -4, -1.5, -0.5, 0, 0.5, 1.5, 4, 5]), 0.5)
 _SIZE = len(_KNOTS.bounds)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Said:
-    """A mixture's CDF at edges, as it was before and after correction. (s, e) each."""
-
-    cdf: Small
-    corrected: Small
-    edges: Small
-    newest: Small  # (s,)
-    spread: Small  # (s,)
-
-    @classmethod
-    def packed(cls, cdf: Floats, corrected: Floats, edges: Floats, sight: Sight) -> "Said":
-        small = [each.astype(np.float32) for each in (cdf, corrected, sight.newest, sight.spread)]
-        # Edges of the bins are rounded up: no share that was below one may come to lie above.
-        rounded = np.nextafter(edges.astype(np.float32), np.float32(9))
-        return cls(small[0], small[1], rounded, small[2], small[3])
-
-    def of(self, rows: Ints) -> "Said":
-        return Said(
-            self.cdf[rows],
-            self.corrected[rows],
-            self.edges[rows],
-            self.newest[rows],
-            self.spread[rows],
-        )
-
-    def arranged(self, places: Ints) -> "Said":
-        return self.of(np.maximum(places, 0))
-
-
 class Reliability:
     """How often what was said came true, by probability and by the distance from the newest."""
 
-    def __init__(
-        self, kept: float = 0.998, kept_of_all: float = 0.998, prior_outcomes: float = 100.0
+    def __init__(self, kept: float = 0.998) -> None:
+        self._kept = kept
+        self.table = np.zeros((_DISTANCE.count * _SIZE, 2))  # missed, seen
+        self.gain = np.zeros(2)  # what the correction would have won, and its size
+
+    def turn(self) -> None:
+        """Once per step that learns."""
+        self.table *= self._kept
+        self.gain *= self._kept
+
+    def correct(self, cdf: Small, edges: Small, newest: Small, spread: Small) -> Small:
+        """(s, e) CDFs with as much of the correction as it was worth so far; ascending."""
+        worth = float(np.clip(self.gain[0] / (self.gain[1] + _DAMPING), 0, 1))
+        if worth == 0:
+            return ascending(cdf)
+        knot, part, distance = _cells(cdf, edges, newest, spread)
+        return ascending(cdf + np.float32(worth) * self._whole(knot, part, distance))
+
+    def learn(
+        self, cdf: Small, edges: Small, newest: Small, spread: Small, came: Small, weight: Small
     ) -> None:
-        self._kept, self._kept_of_all, self._prior = kept, kept_of_all, prior_outcomes
-        self._fleet = np.zeros((_DISTANCE.count * _SIZE, 2))
-        self._fleet_gain = np.zeros(2)
-        self.begin(0)
-
-    def begin(self, series: int) -> None:
-        self._own: Small = np.zeros((series, 2, 2 * _SIZE), dtype=np.float32)
-        self._gain: Small = np.zeros((series, 2), dtype=np.float32)
-
-    def arrange(self, places: Ints) -> None:
-        self._own, self._gain = arranged(self._own, places), arranged(self._gain, places)
-
-    def correct(
-        self, cdf: Floats, edges: Floats, newest: Floats, spread: Floats, rows: Rows = EVERY
-    ) -> Floats:
-        """(s, e) CDFs of which all of the correction is made; ascending."""
-        knot, part, side, distance = _cells(cdf, edges, newest, spread)
-        fleet = self._fleet[:, 0] / (self._fleet[:, 1] + 1.0)
-        place = distance * _SIZE + knot
-        prior = fleet[place] * (1 - part) + fleet[place + 1] * part
-        mine = self._own[rows]
-        own = mine[:, 0] / (mine[:, 1] + self._prior)
-        place = side * _SIZE + knot
-        low = np.take_along_axis(own, place, axis=1)
-        high = np.take_along_axis(own, place + 1, axis=1)
-        return ascending(cdf + prior + low * (1 - part) + high * part)
-
-    def mixed(self, cdf: Floats, corrected: Floats, rows: Rows = EVERY) -> Floats:
-        """The CDFs with as much of the correction as it was worth so far."""
-        gain = self._gain[rows]
-        worth = gain + self._fleet_gain * (20 / (self._fleet_gain[1] + _DAMPING)) * (
-            gain[:, 1:] / 20 + 1e-6
-        )
-        part = np.clip(worth[:, 0] / (worth[:, 1] + _DAMPING), 0, 1)
-        return np.asarray(cdf + part[:, None] * (corrected - cdf))
-
-    def learn(self, known: Ints, said: Said, came: Small, weight: Small) -> None:
-        """`said` of the rows `known`, whether the target came below each edge (0, 1), weights."""
-        cdf, edges = said.cdf, said.edges
+        """Of what was said: whether the target came below each edge, and weights, (s, e) each."""
+        knot, part, distance = _cells(cdf, edges, newest, spread)
         missed = (came - cdf) * weight
-        change = said.corrected - cdf
-        gain = np.stack([(change * missed).sum(axis=1), (change**2 * weight).sum(axis=1)], axis=1)
-        self._gain[known] = self._gain[known] * np.float32(self._kept) + gain
-        self._fleet_gain = self._fleet_gain * self._kept_of_all + gain.sum(axis=0)
-        knot, part, side, distance = _cells(
-            *(np.asarray(each, dtype=np.float64) for each in (cdf, edges, said.newest, said.spread))
-        )
-        left = (came - said.corrected) * weight
-        nearest = knot + (part > 0.5)  # noqa: PLR2004 - half of the way to the next
-        row = np.arange(len(known))[:, None] * (2 * _SIZE)
-        own = (row + side * _SIZE + nearest).ravel()
-        fleet = (distance * _SIZE + nearest).ravel()
-        kept = np.float32(self._kept)
-        for kind, amount, of_all in ((0, left, missed), (1, weight, weight)):
-            added = np.bincount(own, amount.ravel(), len(known) * 2 * _SIZE)
-            self._own[known, kind] *= kept
-            self._own[known, kind] += added.reshape(len(known), 2 * _SIZE)
-            seen = np.bincount(fleet, of_all.ravel(), len(self._fleet))
-            self._fleet[:, kind] = self._fleet[:, kind] * self._kept_of_all + seen
+        change = ascending(cdf + self._whole(knot, part, distance)) - cdf
+        self.gain += (change * missed).sum(), (change**2 * weight).sum()
+        nearest = (distance * _SIZE + knot + (part > 0.5)).ravel()  # noqa: PLR2004 - half of the way
+        for kind, amount in enumerate((missed, weight)):
+            self.table[:, kind] += np.bincount(nearest, amount.ravel(), len(self.table))
+
+    def _whole(self, knot: Ints, part: Small, distance: Ints) -> Small:
+        known = (self.table[:, 0] / (self.table[:, 1] + 1.0)).astype(np.float32)
+        place = distance * _SIZE + knot
+        low = np.take(known, place)
+        return np.asarray(low + part * (np.take(known, place + 1) - low))
 
 
-def ascending(cdf: Floats) -> Floats:
+def ascending(cdf: Small) -> Small:
     """The mean of the least ascending line above and the highest below, within 0 and 1."""
     above = np.maximum.accumulate(cdf, axis=1)
     below = np.minimum.accumulate(cdf[:, ::-1], axis=1)[:, ::-1]
     return np.clip((above + below) / 2, 0, 1)
 
 
-def _cells(
-    cdf: Floats, edges: Floats, newest: Floats, spread: Floats
-) -> tuple[Ints, Floats, Ints, Ints]:
+def _cells(cdf: Small, edges: Small, newest: Small, spread: Small) -> tuple[Ints, Small, Ints]:
     knot, part = _KNOTS.place(cdf)
     apart = edges - np.nan_to_num(newest)[:, None]
-    distance = _DISTANCE.of(apart / spread[:, None])
-    return knot, part, (apart > 0).astype(np.int64), distance
+    return knot, part, _DISTANCE.of(apart / spread[:, None])
 
 
 class Conformal:
@@ -156,39 +93,51 @@ class Conformal:
         self._odds = _odds(levels)
         self._between = _between(_odds(LEVELS), self._odds)
         self._rate, self._fleet_rate = rate, fleet_rate
-        self._fleet = np.zeros(len(LEVELS))
-        self._waiting: deque[Floats] = deque()
-        self.begin(0)
+        self.fleet = np.zeros(len(LEVELS))
+        self.begin(0, 1)
 
-    def begin(self, series: int) -> None:
+    def begin(self, series: int, waiting: int) -> None:
         self._moved: Small = np.zeros((series, len(LEVELS)), dtype=np.float32)
-        self._waiting.clear()
+        self._missed, self._counted = np.zeros(len(LEVELS)), 0
+        shape = (series, waiting, len(LEVELS))
+        self._waiting: Small = np.full(shape, np.nan, dtype=np.float32)
+
+    def turn(self, slot: int) -> None:
+        """Once per step that learns."""
+        self._slot = slot
+        if self._counted:
+            missed = self._missed / self._counted
+            self.fleet = np.clip(self.fleet + self._fleet_rate * missed, -2.0, 2.0)
+        self._missed, self._counted = np.zeros(len(LEVELS)), 0
 
     def arrange(self, places: Ints) -> None:
         self._moved = arranged(self._moved, places)
-        self._waiting = deque(arranged(each, places, np.nan) for each in self._waiting)
+        self._waiting = arranged(self._waiting, places, np.nan)
 
-    def read(self, cdf: Floats, edges: Floats, rows: Rows = EVERY) -> Floats:
+    def read(self, cdf: Small, grid: Grid, rows: Rows = EVERY) -> Small:
         """(s, q) quantiles at the moved `levels`, ascending."""
-        moved = (self._fleet + self._moved[rows]) @ self._between
-        return _read(cdf, edges, self._odds + moved)
+        moved = (self.fleet + self._moved[rows]) @ self._between
+        return _read(cdf, grid, self._odds + moved)
 
-    def remember(self, cdf: Floats, edges: Floats) -> None:
-        """Learn from what this said at `LEVELS` when the outcome comes."""
-        self._waiting.append(_read(cdf, edges, _odds(LEVELS) + self._fleet + self._moved))
+    def remember(self, cdf: Small, grid: Grid, rows: Rows = EVERY) -> None:
+        """Learn from what this says at `LEVELS` when the outcome comes."""
+        quantile = _read(cdf, grid, _odds(LEVELS) + self.fleet + self._moved[rows])
+        self._waiting[rows, self._slot] = quantile
 
-    def learn(self, sight: Sight) -> None:
-        if len(self._waiting) < sight.horizon_steps:
-            return
-        quantile = self._waiting.popleft()
-        known = np.flatnonzero(np.isfinite(sight.outcome) & np.isfinite(quantile[:, 0]))
-        if not len(known):
-            return
+    def forget(self, rows: Rows) -> None:
+        """Nothing was said of these."""
+        self._waiting[rows, self._slot] = np.nan
+
+    def learn(self, outcome: Small, rows: Rows = EVERY) -> None:
+        quantile = self._waiting[rows, self._slot]
+        known = np.isfinite(outcome) & np.isfinite(quantile[:, 0])
         # In log odds a step is as far for every level when it is taken relative to its room.
-        missed = ((sight.outcome[known, None] > quantile[known]) - (1 - LEVELS)) / (1 - LEVELS)
+        over = (outcome[:, None] > quantile) * known[:, None]
+        missed = (over - (1 - LEVELS) * known[:, None]) / (1 - LEVELS)
         step = self._rate * np.minimum(missed, 5.0 / (1 - LEVELS)) * (1 - LEVELS) * 4
-        self._moved[known] = np.clip(self._moved[known] + step, -1.0, 1.5)
-        self._fleet = np.clip(self._fleet + self._fleet_rate * missed.mean(axis=0), -2.0, 2.0)
+        self._moved[rows] = np.clip(self._moved[rows] + step, -1.0, 1.5)
+        self._missed += missed.sum(axis=0)
+        self._counted += int(known.sum())
 
 
 def _odds(level: Floats) -> Floats:
@@ -200,6 +149,6 @@ def _between(known: Floats, wanted: Floats) -> Floats:
     return np.stack([np.interp(wanted, known, one) for one in np.eye(len(known))])
 
 
-def _read(cdf: Floats, edges: Floats, odds: Floats) -> Floats:
+def _read(cdf: Small, grid: Grid, odds: Floats) -> Small:
     level = np.maximum.accumulate(1 / (1 + np.exp(-odds)), axis=1)
-    return np.asarray(np.maximum.accumulate(quantile_at(cdf, edges, level), axis=1))
+    return np.asarray(np.maximum.accumulate(quantile_at(cdf, grid, level), axis=1))

@@ -1,102 +1,94 @@
-"""Histograms of targets that came true, plain and conditional on the value before. Pure."""
+"""What followed a value of this height, in all series: a Markov table of the horizon itself. Pure.
 
-from collections import deque
-from collections.abc import Sequence
+s series, e edges, t states, b cells.
+"""
 
 import numpy as np
 
 from controller.core.state import Floats, Ints
-from controller.forecast.buckets import LEVELS_OF_USE, Buckets, read
+from controller.forecast.buckets import BOUNDS, CODES, UNSEEN, Buckets, Codes, Small
 from controller.forecast.grid import FLOOR
-from controller.forecast.sight import EVERY, Rows, Sight, arranged, kept_over_step
+from controller.forecast.sight import Sight
 
 _DAMPING = 1e-12
-_LEARNT = 500.0  # outcomes of all series until they count as much as going on does
+_LEARNT = 500.0  # outcomes until they count as much as going on does
+_PRIOR = 3.0  # outcomes that a state has at first, by what is known of all states
+_EVEN = 1e-3  # of an outcome, evenly over the allotment: nothing is impossible
+_AT_MOST = 20_000.0  # outcomes that are remembered per state: another fleet overcomes them
+_LOW = (0, 5e-4, 1e-3, 2e-3, 3.5e-3, 5e-3, 7e-3, 0.01, 0.014, 0.02, 0.03, 0.04)
+_MIDDLE = (0.05, 0.075, 0.1, 0.125)
+_VALUE = Buckets(np.array([*_LOW, *_MIDDLE, *np.arange(3, 21) / 20, 4]))
+_TREND = Buckets(np.array([0, 0.4, 0.75, 0.95, 1.05, 1.4, 2.5, 1e9]))
+STATES = _VALUE.count * _TREND.count
+# Cells of outcomes: every third code where codes are fine, else steps of a fortieth.
+_FIRST_EDGE = int(np.searchsorted(BOUNDS, 0.05 - FLOOR / 2))
+_CELL_BOUNDS = np.unique([*range(0, _FIRST_EDGE, 3), *range(_FIRST_EDGE, CODES - 14, 4),
+                          *range(CODES - 14, CODES)])  # fmt: skip
+CELLS = len(_CELL_BOUNDS)
+_CELL_OF_CODE = np.searchsorted(_CELL_BOUNDS, np.arange(UNSEEN + 1), side="right") - 1
+_TOP = BOUNDS[-1] * 1.2
+_CELL_SHARES = np.append(BOUNDS[_CELL_BOUNDS], _TOP)
+_PART = ((BOUNDS - _CELL_SHARES[_CELL_OF_CODE[:CODES]])
+         / np.diff(_CELL_SHARES)[_CELL_OF_CODE[:CODES]])  # fmt: skip
 
 
-class Levels:
-    """Targets that came true, fading by half-lives; and those that followed a like value.
+class Followed:
+    """How often what followed which state: height, and height relative to half an hour."""
 
-    The conditional tables (one of the series, one of all series) are Markov tables of the
-    horizon itself: what came after a value of this height, between a half-hour of that one.
-    """
+    def __init__(self, half_life_s: float) -> None:
+        self._half_life_s = half_life_s
+        self.table = np.zeros((STATES, CELLS))
+        self._refresh()
 
-    _STATES = Buckets(np.array([0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.55, 0.8, 4]))
-    _LOW = (0, 5e-4, 1e-3, 2e-3, 3.5e-3, 5e-3, 7e-3, 0.01, 0.014, 0.02, 0.03, 0.04)
-    _MIDDLE = (0.05, 0.075, 0.1, 0.125)
-    _OF_ALL = Buckets(np.array([*_LOW, *_MIDDLE, *np.arange(3, 21) / 20, 4]))
-    _TREND = Buckets(np.array([0, 0.4, 0.75, 0.95, 1.05, 1.4, 2.5, 1e9]))
+    def turn(self, seconds: float) -> None:
+        """Once per step, before it learns: fades what was learnt."""
+        self.table *= 0.5 ** (seconds / self._half_life_s)
+        heavy = self.table.sum(axis=1, keepdims=True)
+        self.table *= np.minimum(1, _AT_MOST / (heavy + _DAMPING))
+        self._refresh()
 
-    def __init__(self, half_lives_s: Sequence[float], table_half_life_s: float) -> None:
-        self._half_lives_s = half_lives_s
-        self._table_half_life_s = table_half_life_s
-        self.count = len(half_lives_s) + 2
-        self._waiting: deque[tuple[Ints, Ints]] = deque()
-        self._of_all = np.zeros(
-            (self._OF_ALL.count * self._TREND.count, LEVELS_OF_USE.count), dtype=np.float64
-        )
-        self.begin(0)
-
-    def begin(self, series: int) -> None:
-        size = LEVELS_OF_USE.count
-        self._mass = [np.zeros((series, size), dtype=np.float32) for _ in self._half_lives_s]
-        self._table = np.zeros((series, self._STATES.count, size), dtype=np.float32)
-        self._waiting.clear()
-
-    def arrange(self, places: Ints) -> None:
-        self._mass = [arranged(each, places) for each in self._mass]
-        self._table = arranged(self._table, places)
-        self._waiting = deque(
-            (arranged(state, places, -1), arranged(state_of_all, places, -1))
-            for state, state_of_all in self._waiting
-        )
-
-    def learn(self, sight: Sight) -> None:
-        known = np.flatnonzero(np.isfinite(sight.outcome))
-        cell = LEVELS_OF_USE.of(sight.outcome[known])
-        for mass, half_life_s in zip(self._mass, self._half_lives_s, strict=True):
-            mass[known] *= np.float32(kept_over_step(sight, half_life_s))
-            mass[known, cell] += 1
-        if len(self._waiting) == sight.horizon_steps:
-            self._learn_tables(sight, *self._waiting.popleft())
-        self._waiting.append(self._states(sight))
-
-    def cdf(self, sight: Sight, edges: Floats, rows: Rows = EVERY) -> Floats:
-        cell, part = LEVELS_OF_USE.place(edges)
-        prior = self._prior(sight)
-        found = [read(mass[rows] + 0.5 * prior, cell, part) for mass in self._mass]
-        state, state_of_all = self._states(sight)
-        of_all = self._of_all[np.maximum(state_of_all, 0)]
-        of_all = of_all + 3.0 * prior
-        of_all /= of_all.sum(axis=1, keepdims=True)
-        every = np.arange(len(self._table))[rows]
-        table = self._table[every, np.maximum(state, 0)] + 2.0 * of_all
-        found.extend((read(table, cell, part), read(of_all, cell, part)))
-        return np.stack(found, axis=1)
-
-    def _prior(self, sight: Sight) -> Floats:
-        """(s, b) what all series did; while that is little, that a series goes on as it is."""
-        total = self._of_all.sum()
-        learnt = total / (total + _LEARNT)
-        even = np.diff(LEVELS_OF_USE.bounds) * 1e-3
-        marginal = learnt * self._of_all.sum(axis=0) / (total + _DAMPING) + even
-        prior = np.tile(marginal, (len(sight.newest), 1))
-        prior[np.arange(len(prior)), LEVELS_OF_USE.of(np.nan_to_num(sight.newest))] += 1.01 - learnt
-        return np.asarray(prior / prior.sum(axis=1, keepdims=True))
-
-    def _states(self, sight: Sight) -> tuple[Ints, Ints]:
-        """(s,) states of now, -1 where nothing was seen."""
-        known = np.isfinite(sight.newest)
+    def states(self, sight: Sight) -> Ints:
+        """(s,) -1 where nothing was seen."""
         value = np.nan_to_num(sight.newest)
-        trend = value / np.maximum(np.nan_to_num(sight.short_mean), FLOOR)
-        of_all = self._OF_ALL.of(value) * self._TREND.count + self._TREND.of(trend)
-        return np.where(known, self._STATES.of(value), -1), np.where(known, of_all, -1)
+        trend = value / np.maximum(np.nan_to_num(sight.short_mean), np.float32(FLOOR))
+        found = _VALUE.of(value) * _TREND.count + _TREND.of(trend)
+        return np.where(np.isfinite(sight.newest), found, -1)
 
-    def _learn_tables(self, sight: Sight, state: Ints, state_of_all: Ints) -> None:
-        known = np.flatnonzero(np.isfinite(sight.outcome) & (state >= 0))
-        cell = LEVELS_OF_USE.of(sight.outcome[known])
-        at = state[known]
-        self._table[known, at] *= np.float32(kept_over_step(sight, self._table_half_life_s))
-        self._table[known, at, cell] += 1
-        self._of_all *= kept_over_step(sight, self._table_half_life_s)
-        np.add.at(self._of_all, (state_of_all[known], cell), 1.0)
+    def learn(self, states: Ints, outcome: Codes) -> None:
+        known = np.flatnonzero((states >= 0) & (outcome != UNSEEN))
+        place = states[known] * CELLS + _CELL_OF_CODE[outcome[known]]
+        self.table += np.bincount(place, minlength=STATES * CELLS).reshape(STATES, CELLS)
+
+    def cdf(self, sight: Sight, codes: Codes) -> Small:
+        """(s, e) at edges; while little is known, that a series goes on as it is."""
+        state = np.maximum(self.states(sight), 0)
+        place = state[:, None] * CODES + codes
+        found = np.take(self._cdf, place)
+        goes_on = np.where(sight.newest_code == UNSEEN, 0, sight.newest_code)[:, None] < codes
+        return np.asarray(found + self._goes_on[state, None] * goes_on)
+
+    def _refresh(self) -> None:
+        """The parts of all CDFs that do not depend on the series."""
+        total = self.table.sum()
+        learnt = total / (total + _LEARNT)
+        shares = np.minimum(_CELL_SHARES, 1.0)
+        even = np.diff(shares) * _EVEN
+        marginal = learnt * self.table.sum(axis=0) / (total + _DAMPING) + even
+        goes_on = 1.01 - learnt
+        whole = marginal.sum() + goes_on
+        mass = self.table + _PRIOR / whole * marginal
+        size = self.table.sum(axis=1) + _PRIOR
+        below = np.concatenate([np.zeros((STATES, 1)), np.cumsum(mass, axis=1)], axis=1)
+        cell = _CELL_OF_CODE[:CODES]
+        cdf = below[:, cell] + _PART * mass[:, cell]
+        self._cdf: Small = (cdf / size[:, None]).astype(np.float32)
+        self._goes_on: Small = (_PRIOR / whole * goes_on / size).astype(np.float32)
+
+
+def beginning(table: Floats) -> Floats:
+    """A table that was learnt elsewhere. ValueError: of another shape."""
+    if table.shape != (STATES, CELLS) or not (table >= 0).all():
+        raise ValueError(
+            f"a table of what followed has the shape {(STATES, CELLS)}, not {table.shape}"
+        )
+    return table.astype(np.float64)

@@ -1,22 +1,21 @@
 """What the members of the mixture see of a moment, and the helpers of their states. Pure.
 
-s series, w steps of the window, h steps of the horizon, k steps of two hours.
+s series, w steps of the window, h steps of the horizon, k steps of two hours, n slots of a day.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from controller.core.state import Bools, Floats, Ints
+from controller.forecast.buckets import Codes, Small, encode
 from controller.forecast.grid import FLOOR, snap
 from controller.forecast.moment import Moment
 
 Target = Literal["value", "peak"]
-Small = NDArray[np.float32]  # of states that every series has
-Kind = TypeVar("Kind", Floats, Small, Ints)
+Kind = TypeVar("Kind", Floats, Small, Ints, Codes, NDArray[np.int16], NDArray[np.float16])
 Rows = slice | Ints  # of the series, whose states are read
 EVERY = slice(None)
 WINDOW_S = 7200  # of the window histogram and of the local mean and spread
@@ -30,37 +29,77 @@ class Sight:
 
     moment: Moment
     horizon_steps: int
-    newest: Floats  # (s,) the last value seen in the window; NaN: none
-    past: Floats  # (s, k) targets that came true within the last two hours, the newest last
-    outcome: Floats  # (s,) the newest of them; NaN: not seen
-    short_mean: Floats  # (s,) of half an hour
-    long_mean: Floats  # (s,) of two hours
-    spread: Floats  # (s,) mean absolute change over the horizon within two hours, not below FLOOR
+    newest: Small  # (s,) the last value seen in the window; NaN: none
+    past: Codes  # (s, k) targets that came true within the last two hours, the newest last
+    values: Small  # (s, k) they themselves; NaN: not seen
+    outcome: Small  # (s,) the newest of them; NaN: not seen
+    short_mean: Small  # (s,) of half an hour
+    long_mean: Small  # (s,) of two hours
+    spread: Small  # (s,) mean absolute change over the horizon within two hours, not below FLOOR
     still: Bools  # (s,) whether neither mean nor peak moved within two hours
+    newest_code: Codes  # (s,)
+    day: Codes  # (s, n) targets of a day by slots (`seasonal.Day`), the newest last
+
+    @property
+    def ahead_s(self) -> int:
+        """Seconds from now to the target."""
+        return self.horizon_steps * self.moment.step_s
+
+    def on(self, day: Codes) -> "Sight":
+        """With what the last day was."""
+        return replace(self, day=day)
+
+    def of(self, rows: Ints) -> "Sight":
+        """Of some series alone."""
+        moment = self.moment
+        return replace(
+            self,
+            moment=rows_of(moment, rows),
+            newest=self.newest[rows],
+            past=self.past[rows],
+            values=self.values[rows],
+            outcome=self.outcome[rows],
+            short_mean=self.short_mean[rows],
+            long_mean=self.long_mean[rows],
+            spread=self.spread[rows],
+            still=self.still[rows],
+            newest_code=self.newest_code[rows],
+            day=self.day[rows],
+        )
 
 
 def look(moment: Moment, horizon_steps: int, target: Target) -> Sight:
-    """The sight of a moment; shares are snapped to the side of an edge on which they count."""
+    """The sight of a moment, its day empty; shares are snapped to the side on which they count."""
     steps = max(1, WINDOW_S // moment.step_s)
-    recent = snap(moment.window[:, -steps - horizon_steps :])
-    past = recent[:, -steps:] if target == "value" else _block_maxima(moment, horizon_steps, steps)
+    recent = snap(moment.window[:, -steps - horizon_steps :].astype(np.float32))
     values = recent[:, -steps:]
-    newest = _newest(values)
-    change = np.abs(recent[:, horizon_steps:] - recent[:, :-horizon_steps])
-    # One change more than was seen: a tenth of the value, for series that are still new.
-    usual = _NEW_CHANGE * np.nan_to_num(newest)[:, None]
-    spread = _mean(np.concatenate([change, usual], axis=1), np.zeros(len(newest)))
-    half_hour = values[:, -max(1, _HALF_HOUR_S // moment.step_s) :]
+    past = values if target == "value" else _block_maxima(moment, horizon_steps, steps)
+    known = np.isfinite(recent)
+    newest = _newest(values, known[:, -steps:])
+    half_hour = max(1, _HALF_HOUR_S // moment.step_s)
+    filled = np.where(known, recent, np.float32(0))
+    short_mean = _mean(filled[:, -half_hour:], known[:, -half_hour:], newest)
+    long_mean = _mean(filled[:, -steps:], known[:, -steps:], newest)
     return Sight(
         moment=moment,
         horizon_steps=horizon_steps,
         newest=newest,
-        past=past,
+        past=encode(past),
+        values=past,
         outcome=past[:, -1],
-        short_mean=_mean(half_hour, newest),
-        long_mean=_mean(values, newest),
-        spread=np.maximum(spread, FLOOR),
+        short_mean=short_mean,
+        long_mean=long_mean,
+        spread=_spread(filled, known, horizon_steps, newest),
         still=_still(values) & _still(moment.peak[:, -steps:]),
+        newest_code=encode(newest),
+        day=np.zeros((len(newest), 0), dtype=np.uint8),
+    )
+
+
+def rows_of(moment: Moment, rows: Ints | slice) -> Moment:
+    """The moment of some series alone."""
+    return replace(
+        moment, window=moment.window[rows], peak=moment.peak[rows], others=moment.others[rows]
     )
 
 
@@ -73,36 +112,43 @@ def arranged(state: Kind, places: Ints, fresh: float = 0.0) -> Kind:
     return found
 
 
-def kept_over_step(sight: Sight, half_life_s: float) -> float:
-    return float(0.5 ** (sight.moment.step_s / half_life_s))
+def _spread(filled: Small, known: Bools, horizon: int, newest: Small) -> Small:
+    """(s,) with one change more than was seen: a tenth of the value, for series still new."""
+    change = np.abs(filled[:, horizon:] - filled[:, :-horizon])
+    both = known[:, horizon:] & known[:, :-horizon]
+    total = (change * both).sum(axis=1) + np.float32(_NEW_CHANGE) * np.nan_to_num(newest)
+    spread = total / (both.sum(axis=1) + np.float32(1))
+    return np.asarray(np.maximum(spread, np.float32(FLOOR)), dtype=np.float32)
 
 
-def _block_maxima(moment: Moment, horizon: int, steps: int) -> Floats:
+def _block_maxima(moment: Moment, horizon: int, steps: int) -> Small:
     """(s, k) highest peak of every stretch of a horizon; NaN where less than half was seen."""
-    peak = snap(moment.peak[:, -steps - horizon + 1 :])
-    stretch = sliding_window_view(peak, min(horizon, peak.shape[1]), axis=1)
-    known = np.isfinite(stretch)
-    highest = np.where(known, stretch, -np.inf).max(axis=2)
-    return np.where(2 * known.sum(axis=2) >= horizon, highest, np.nan)
+    peak = snap(moment.peak[:, -steps - horizon + 1 :].astype(np.float32))
+    width = peak.shape[1] - min(horizon, peak.shape[1]) + 1
+    highest = peak[:, :width].copy()
+    count = np.isfinite(highest).astype(np.int16)
+    for later in range(1, peak.shape[1] - width + 1):
+        stretch = peak[:, later : later + width]
+        np.fmax(highest, stretch, out=highest)
+        count += np.isfinite(stretch)
+    highest[2 * count < horizon] = np.nan
+    return highest
 
 
-def _still(values: Floats) -> Bools:
+def _still(values: Floats | Small) -> Bools:
     """(s,) whether all that was seen is the same, and at least half was."""
-    known = np.isfinite(values)
-    highest = np.where(known, values, -np.inf).max(axis=1)
-    lowest = np.where(known, values, np.inf).min(axis=1)
-    return np.asarray((highest - lowest < FLOOR) & (2 * known.sum(axis=1) >= values.shape[1]))
+    apart = np.fmax.reduce(values, axis=1) - np.fmin.reduce(values, axis=1)
+    seen = np.isfinite(values).sum(axis=1)
+    return np.asarray((apart < FLOOR) & (2 * seen >= values.shape[1]))
 
 
-def _newest(values: Floats) -> Floats:
+def _newest(values: Small, known: Bools) -> Small:
     """(s,) the last value seen, NaN where there is none."""
-    known: Bools = np.isfinite(values)
     last = values.shape[1] - 1 - np.argmax(known[:, ::-1], axis=1)
     return np.take_along_axis(values, last[:, None], axis=1)[:, 0]
 
 
-def _mean(values: Floats, otherwise: Floats) -> Floats:
-    known = np.isfinite(values)
+def _mean(filled: Small, known: Bools, otherwise: Small) -> Small:
     count = known.sum(axis=1)
-    total = np.where(known, values, 0).sum(axis=1)
-    return np.where(count > 0, total / np.maximum(count, 1), otherwise)
+    total = filled.sum(axis=1)
+    return np.where(count > 0, total / np.maximum(count, 1).astype(np.float32), otherwise)

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from controller.forecast.mixture import Mixture, _descend
+from controller.forecast.buckets import encode
+from controller.forecast.grid import OF_BINS, snap
+from controller.forecast.mixture import Habits, Mixture, _descend
 from controller.forecast.moment import BINS, LEVELS, Moment, bin_of
 from controller.forecast.predictor import make_predictor
 
@@ -34,17 +36,21 @@ class _Knows:
     def __init__(self, middle):
         self._middle = middle
 
-    def begin(self, series): ...
+    def begin(self, series, waiting): ...
+
+    def turn(self, seconds, slot): ...
+
+    def remember(self, sight, rows): ...
 
     def arrange(self, places):
         self._middle = self._middle[np.maximum(places, 0)]
 
-    def learn(self, sight): ...
+    def learn(self, sight, rows): ...
 
-    def cdf(self, sight, edges, rows=None):
+    def cdf(self, sight, grid, rows):
         at = sight.moment.end_s // _STEP_S - 1 + sight.horizon_steps
-        middle = self._middle[:, min(at, self._middle.shape[1] - 1)]
-        return np.clip((edges - middle[:, None]) * 10 + 0.5, 0, 1)[:, None, :]
+        middle = self._middle[rows, min(at, self._middle.shape[1] - 1)]
+        return np.clip((grid.edges - middle[:, None]) * 10 + 0.5, 0, 1)[:, None, :]
 
 
 def test_predictions_are_distributions_whatever_is_missing():
@@ -75,8 +81,8 @@ def test_each_series_finds_the_member_that_knows_it():
     mixture = Mixture([_Knows(left), _Knows(right)], _HORIZON)
     for moment in _moments(values):
         mixture.step(moment)
-    assert (mixture._weights[:4, 0] > 0.8).all()
-    assert (mixture._weights[4:, 1] > 0.8).all()
+    assert (mixture._weighing._own[:4, 0] > 0.8).all()
+    assert (mixture._weighing._own[4:, 1] > 0.8).all()
 
 
 def test_a_new_series_starts_from_what_works_for_the_fleet():
@@ -86,8 +92,8 @@ def test_a_new_series_starts_from_what_works_for_the_fleet():
     for moment in _moments(values):
         mixture.step(moment)
     mixture.arrange(np.array([0, 1, -1]))
-    assert mixture._weights.shape == (3, 2)
-    assert mixture._weights[2, 1] > 0.8
+    assert mixture._weighing._own.shape == (3, 2)
+    assert mixture._weighing._own[2, 1] > 0.8
     mixture.step(next(_moments(values[:3], 59)))
 
 
@@ -98,16 +104,19 @@ def test_the_mixture_is_no_worse_than_its_best_member_on_mixed_series():
     walk = np.abs(0.5 + np.cumsum(random.normal(0, 0.03, (6, steps)), axis=1))
     values = np.concatenate([noise, walk])
     mixture = make_predictor(_HORIZON, "value")
-    own, members = 0.0, np.zeros(11)
+    own, members = 0.0, np.zeros(7)
     for at, moment in enumerate(_moments(values[:, :-_HORIZON])):
         made = mixture.step(moment)
         if at < 100:
             continue
-        waiting = mixture._waiting[-1]
         share = values[:, at + _HORIZON]
         own += _score(made.mass, share).mean()
-        came = share[:, None] < waiting.said.edges
-        error = (waiting.members / 65_535 - came[:, None]) ** 2 * waiting.place[:, None]
+        weighing, slot = mixture._weighing, mixture._weighing._slot
+        codes = weighing._codes[:, slot]
+        came = encode(snap(share.astype(np.float32)))[:, None] < codes
+        bins = np.isin(codes, OF_BINS)
+        bins[:, 1:] &= codes[:, 1:] != codes[:, :-1]
+        error = (weighing._said[:, slot] / 255 - came[:, None]) ** 2 * bins[:, None]
         members += error.sum(axis=2).mean(axis=0) / BINS
     assert own < members.min() * 1.01
 
@@ -128,7 +137,7 @@ def test_nothing_of_the_future_is_used():
 
 def test_weights_go_to_the_least_of_the_quadratic_form():
     form = np.array([[[1.0, 0.0], [0.0, 3.0]]])
-    weights = _descend(np.array([[0.5, 0.5]]), form, rate=0.5, steps=200)
+    weights = _descend(np.array([[0.5, 0.5]]), form, Habits(rate=0.5, steps=200))
     assert np.allclose(weights, [[0.75, 0.25]], atol=0.01)
 
 
@@ -141,7 +150,7 @@ def test_the_network_is_a_member_that_is_favoured():
     mixture = make_predictor(_HORIZON, "value", Even())
     for moment in _moments(values[:, :1]):
         mixture.step(moment)
-    assert mixture._weights[0].argmax() == mixture._weights.shape[1] - 1
+    assert mixture._weighing._own[0].argmax() == mixture._weighing._own.shape[1] - 1
 
 
 def test_before_anything_was_learnt_a_series_is_expected_to_stay_near_where_it_is():
@@ -194,3 +203,37 @@ def test_quantiles_are_at_the_levels_that_are_asked_for():
     assert asked_made.quantile.shape == (5, 6)
     assert np.allclose(asked_made.quantile[:, [2, 4]], made.quantile[:, [0, 2]])
     assert (np.diff(asked_made.quantile, axis=1) >= 0).all()
+
+
+def test_series_that_stood_still_are_not_asked_of_the_network_until_they_wake():
+    class Counts:
+        asked = 0
+
+        def cdf(self, moment, edges):
+            self.asked += len(moment.window)
+            return np.clip(edges, 0, 1)
+
+    values = np.random.default_rng(8).uniform(0, 1, (3, 60))
+    values[1, :59] = 0.3
+    source = Counts()
+    mixture = make_predictor(_HORIZON, "value", source)
+    for at, moment in enumerate(_moments(values)):
+        if at in {58, 59}:
+            source.asked = 0
+        made = mixture.step(moment)
+        if at == 58:
+            assert source.asked == 2
+            assert made.mass[1, 6] > 0.99
+            assert np.allclose(made.quantile[1], 0.3, atol=2e-4)
+    assert source.asked == 3
+
+
+def test_a_large_fleet_is_gone_through_in_parts_that_tell_the_same():
+    values = np.random.default_rng(9).uniform(0, 1, (530, 30))
+    values[5:9] = 0.2
+    values[520:] = values[:10]
+    mixture = make_predictor(_HORIZON, "value")
+    for moment in _moments(values):
+        made = mixture.step(moment)
+    assert np.allclose(made.mass[520:], made.mass[:10], atol=0.02)
+    assert (made.mass[525:529, 4] > 0.98).all()
