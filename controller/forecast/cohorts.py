@@ -191,6 +191,15 @@ class Cohort:
         return said.reshape(self.size, RESOURCES, -1).astype(np.float32)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A cohort, and its machines in a history."""
+
+    cohort: Cohort
+    rows: Ints  # (k,) in the history
+    places: Ints  # (k,) in the cohort
+
+
 @dataclass(slots=True)
 class Members:
     """Which machine has which place in which cohort."""
@@ -201,24 +210,37 @@ class Members:
     cohorts: list[Cohort] = field(default_factory=list)
     _places: dict[str, tuple[int, int]] = field(default_factory=dict)
     _ids: Sequence[str] = ()
-    _found: tuple[Ints, Ints] | None = None
+    _parts: list[Part] = field(default_factory=list)
+    _full: int = 0  # so many of the first cohorts have no room
 
-    def join(self, ids: Sequence[str], now_step: int) -> tuple[Ints, Ints]:
-        """(n,) cohort and place of each machine; new ones get the first that are free.
+    def parts(self, ids: Sequence[str], now_step: int) -> list[Part]:
+        """Where each machine is; new ones get the first places that are free.
 
         The first cohort begins now, each later one a cycle after the one before.
         """
-        if self._found is not None and ids == self._ids:
-            return self._found
-        found = np.array([self._place(each, now_step) for each in ids], dtype=np.int64)
-        found = found.reshape(-1, 2)
-        self._ids, self._found = ids, (found[:, 0], found[:, 1])
-        return self._found
+        if ids != self._ids:
+            self._ids, self._parts = ids, self._joined(ids, now_step)
+        return self._parts
 
-    def forget_gone(self, cohort: Cohort) -> None:
-        for place in cohort.gone():
-            del self._places[cohort.ids[place]]
-            cohort.forget(place)
+    def forget_gone(self) -> None:
+        """Empties the places of machines that were not seen for long."""
+        for number, cohort in enumerate(self.cohorts):
+            for place in cohort.gone():
+                del self._places[cohort.ids[place]]
+                cohort.forget(place)
+                self._full = min(self._full, number)
+
+    def _joined(self, ids: Sequence[str], now_step: int) -> list[Part]:
+        found = np.array([self._place(each, now_step) for each in ids], dtype=np.int64)
+        number, place = found.reshape(-1, 2).T
+        order = np.argsort(number, kind="stable")
+        ends = np.searchsorted(number[order], np.arange(len(self.cohorts) + 1))
+        parts = []
+        for cohort, begin, end in zip(self.cohorts, ends[:-1], ends[1:], strict=True):
+            cohort.open()
+            rows = order[begin:end]
+            parts.append(Part(cohort, rows, place[rows]))
+        return parts
 
     def _place(self, machine_id: str, now_step: int) -> tuple[int, int]:
         found = self._places.get(machine_id)
@@ -229,9 +251,10 @@ class Members:
         return found
 
     def _with_room(self, now_step: int) -> int:
-        for number, cohort in enumerate(self.cohorts):
-            if cohort.room:
-                return number
+        while self._full < len(self.cohorts):
+            if self.cohorts[self._full].room:
+                return self._full
+            self._full += 1
         first_step = now_step + len(self.cohorts) % self.phases
         self.cohorts.append(Cohort(self.make, self.machines_max, first_step))
         return len(self.cohorts) - 1

@@ -8,7 +8,6 @@ demand cut off, which no predictor can see: the upper quantiles are stretched, a
 forecaster does. Without the network the mixture goes on with its simple members, and says so.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from controller.core.state import MISSING, RESOURCES, Bools, Floats, Forecast, Ints
-from controller.forecast.cohorts import Cohort, Members, Seen, When
+from controller.forecast.cohorts import Cohort, Members, Part, Seen, When
 from controller.forecast.empirical import METHOD as EMPIRICAL
 from controller.forecast.empirical import PROBABILITY, EmpiricalForecaster
 from controller.forecast.members import Distribution
@@ -110,17 +109,16 @@ class LiveForecaster:
         self._plain = EmpiricalForecaster()
         self._members: Members | None = None
         self._ahead_s = 0  # of wall time, of the grid
-        self._at: tuple[Ints, Ints] = (np.zeros(0, dtype=np.int64),) * 2
 
     def predict(self, history: History, horizon_ns: int) -> Said:
         cycle = _Cycle(history, max(1, horizon_ns // history.step_ns), self._wall(history))
-        members = self._joined(cycle)
+        members = self._members = self._members or self._nobody(cycle)
+        parts = members.parts(history.ids, history.newest_step)
         small = len(history.ids) <= self._scale.small_fleet
-        self._turns(cycle, patient=small)
-        for cohort in members.cohorts:
-            members.forget_gone(cohort)
-        self._again(cycle, everybody=small)
-        return self._said(history, horizon_ns)
+        self._turns(parts, cycle, patient=small)
+        members.forget_gone()
+        self._again(parts, cycle, everybody=small)
+        return self._said(parts, history, horizon_ns)
 
     def _wall(self, history: History) -> int:
         """Seconds by which wall time is ahead of the grid: as it was, unless a clock was set, so
@@ -131,75 +129,60 @@ class LiveForecaster:
             self._ahead_s = ahead
         return self._ahead_s
 
-    def _joined(self, cycle: "_Cycle") -> Members:
-        if self._members is None:
-            horizon = cycle.horizon_steps // cycle.steps
+    def _nobody(self, cycle: "_Cycle") -> Members:
+        horizon = cycle.horizon_steps // cycle.steps
 
-            def make() -> Mixture:
-                return make_predictor(horizon, "peak", self._network, LEVELS)
+        def make() -> Mixture:
+            return make_predictor(horizon, "peak", self._network, LEVELS)
 
-            self._members = Members(make, self._scale.cohort_machines, cycle.steps)
-        history = cycle.history
-        self._at = self._members.join(history.ids, history.newest_step)
-        for cohort in self._members.cohorts:
-            cohort.open()
-        return self._members
+        return Members(make, self._scale.cohort_machines, cycle.steps)
 
-    def _parts(self) -> Iterator[tuple[Cohort, Ints, Ints]]:
-        """Each cohort with its machines: their rows in the history, their places in it."""
-        assert self._members is not None
-        numbers, places = self._at
-        order = np.argsort(numbers, kind="stable")
-        ends = np.searchsorted(numbers[order], np.arange(len(self._members.cohorts) + 1))
-        for number, cohort in enumerate(self._members.cohorts):
-            rows = order[ends[number] : ends[number + 1]]
-            yield cohort, rows, places[rows]
-
-    def _turns(self, cycle: "_Cycle", *, patient: bool) -> None:
+    def _turns(self, parts: list[Part], cycle: "_Cycle", *, patient: bool) -> None:
         """Of all cohorts that are due. They know nothing of each other."""
 
-        def turn(part: tuple[Cohort, Ints, Ints, When]) -> None:
-            cohort, rows, places, when = part
-            seen = cycle.seen(rows, places, when.step)
-            cohort.turn(seen, when, least=cycle.steps, patient=patient)
+        def turn(one: tuple[Part, When]) -> None:
+            part, when = one
+            seen = cycle.seen(part.rows, part.places, when.step)
+            part.cohort.turn(seen, when, least=cycle.steps, patient=patient)
 
         due = []
-        for cohort, rows, places in self._parts():
-            block = cohort.due(cycle.history.newest_step, cycle.steps)
+        for part in parts:
+            block = part.cohort.due(cycle.history.newest_step, cycle.steps)
             if block is not None:
-                due.append((cohort, rows, places, cycle.when(cohort, block)))
+                due.append((part, cycle.when(part.cohort, block)))
         if len(due) == 1:
             turn(due[0])
         elif due:
             with ThreadPoolExecutor(self._scale.threads) as pool:
                 list(pool.map(turn, due))
 
-    def _again(self, cycle: "_Cycle", *, everybody: bool) -> None:
+    def _again(self, parts: list[Part], cycle: "_Cycle", *, everybody: bool) -> None:
         """Predicts out of turn what left its band, or all."""
         now = cycle.history.newest_step
         left = []
-        for cohort, rows, places in self._parts():
-            quantile = cohort.quantile[places]
-            high = quantile[..., _BAND] * cohort.reference[places]
-            apart = (cycle.newest(rows) - high) / cohort.reference[places]
-            wanted = np.isfinite(high) & (cohort.made_at_step[places] < now)
+        for part in parts:
+            cohort, places = part.cohort, part.places
+            share = cycle.newest(part.rows) / cohort.reference[places]
+            apart = share - cohort.quantile[places, :, _BAND]
+            wanted = np.isfinite(apart) & (cohort.made_at_step[places] < now)
             left.append(np.where(wanted & (everybody | (apart > 0)), apart, np.nan))
         least = -np.inf if everybody else _least(left, self._scale.again_series_max)
-        for (cohort, rows, places), apart in zip(self._parts(), left, strict=True):
+        for part, apart in zip(parts, left, strict=True):
             machine, resource = np.nonzero(apart >= least)
             if not len(machine):
                 continue
             few, where = np.unique(machine, return_inverse=True)
-            seen = cycle.seen(rows[few], places[few], now)
-            cohort.again(seen, where * RESOURCES + resource, cycle.when_now())
+            seen = cycle.seen(part.rows[few], part.places[few], now)
+            part.cohort.again(seen, where * RESOURCES + resource, cycle.when_now())
 
-    def _said(self, history: History, horizon_ns: int) -> Said:
+    def _said(self, parts: list[Part], history: History, horizon_ns: int) -> Said:
         machines = len(history.ids)
         quantile = np.full((machines, RESOURCES, len(PROBABILITY)), np.nan)
         samples = np.zeros((machines, RESOURCES), dtype=np.int64)
         learnt = np.zeros((machines, RESOURCES), dtype=np.bool_)
         made_ns_ago = np.zeros(machines, dtype=np.int64)
-        for cohort, rows, places in self._parts():
+        for part in parts:
+            cohort, rows, places = part.cohort, part.rows, part.places
             kept = with_ends(cohort.quantile[places], cohort.reference[places])
             touches = self._plain.touches(history, rows, horizon_ns)
             quantile[rows] = self._plain.stretched(kept, touches)

@@ -129,6 +129,14 @@ def test_nothing_is_said_of_what_was_never_seen():
     assert said.made_ns_ago.tolist() == [0, MISSING, 0]
 
 
+def test_a_fleet_of_nobody_is_no_obstacle():
+    fleet = Fleet()
+    assert fleet.predict(()).forecast.quantile.shape == (0, 3, 33)
+    fleet.live({"a": 500})
+    assert fleet.predict(()).learnt.shape == (0, 3)
+    assert sound(fleet.live({"a": 500})).all()
+
+
 def test_a_constant_is_forecast_as_it_is():
     fleet = Fleet(LiveForecaster(find_network(None, 600)))
     for _ in range(90):
