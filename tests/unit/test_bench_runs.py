@@ -86,6 +86,17 @@ def test_the_script_of_decisions_prints_its_table():
     assert "cores" in done.stdout and "1 x 50 VMs, nested" in done.stdout
 
 
+def test_the_script_of_forecasts_prints_its_table():
+    done = subprocess.run(
+        [sys.executable, BENCH / "bench_forecast.py", "--vms", "6", "--cycles", "4"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for text in ("cores", "s per cycle of 500,000 VMs", "lstm+mixture; all of it keeps"):
+        assert text in done.stdout
+
+
 def test_events_are_paired_into_latencies(bench):
     bench_latency = bench("bench_latency")
     events = [
