@@ -100,12 +100,14 @@ class Rings:
         if 4 * steps < length:  # a few columns; else whole rows, which lie together
             found = np.stack([ring[slots, :, place] for place in places], axis=-1)
         else:
-            found = ring[slots][:, :, places]
+            rows = ring[slots]
+            whole = np.concatenate([rows[..., places[0] :], rows[..., : places[0]]], axis=-1)
+            found = whole[..., :steps]
         # Not written yet, or written over since: later steps lie where these lay.
         newest = self._newest[slots][:, None]
         unknown = (wanted > newest) | (wanted <= newest - length)
-        found[np.broadcast_to(unknown[:, None, :], found.shape)] = np.nan
-        return np.asarray(found)
+        np.copyto(found, np.nan, where=unknown[:, None, :])
+        return found
 
     def _advance(self, slots: Ints, step: int) -> None:
         """Opens `step` in slots that are older, emptying the steps that were skipped."""

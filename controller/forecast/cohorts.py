@@ -208,7 +208,7 @@ class Members:
     machines_max: int  # of a cohort
     phases: int  # grid steps of a block
     cohorts: list[Cohort] = field(default_factory=list)
-    _places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _places: dict[str, int] = field(default_factory=dict)  # number of the cohort, then the place
     _ids: Sequence[str] = ()
     _parts: list[Part] = field(default_factory=list)
     _full: int = 0  # so many of the first cohorts have no room
@@ -232,7 +232,7 @@ class Members:
 
     def _joined(self, ids: Sequence[str], now_step: int) -> list[Part]:
         found = np.array([self._place(each, now_step) for each in ids], dtype=np.int64)
-        number, place = found.reshape(-1, 2).T
+        number, place = np.divmod(found, self.machines_max)
         order = np.argsort(number, kind="stable")
         ends = np.searchsorted(number[order], np.arange(len(self.cohorts) + 1))
         parts = []
@@ -242,11 +242,11 @@ class Members:
             parts.append(Part(cohort, rows, place[rows]))
         return parts
 
-    def _place(self, machine_id: str, now_step: int) -> tuple[int, int]:
+    def _place(self, machine_id: str, now_step: int) -> int:
         found = self._places.get(machine_id)
         if found is None:
             number = self._with_room(now_step)
-            found = number, self.cohorts[number].take(machine_id)
+            found = number * self.machines_max + self.cohorts[number].take(machine_id)
             self._places[machine_id] = found
         return found
 
