@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from controller import ctl_admin, ctl_allocate, ctl_backtest, ctl_record, ctl_train
+from controller import ctl_admin, ctl_allocate, ctl_backtest, ctl_history, ctl_record, ctl_train
 from shared.errors import HrapaqError, how_to_install
 
 # What to install when a library is missing: top-level module -> extra of this package.
@@ -133,6 +133,7 @@ for _command in (
     *ctl_record.COMMANDS,
     ctl_allocate.allocate,
     ctl_backtest.backtest,
+    ctl_history.history,
     ctl_train.train,
 ):
     cli.add_command(_command)
