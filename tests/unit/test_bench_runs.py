@@ -86,9 +86,9 @@ def test_the_script_of_decisions_prints_its_table():
     assert "cores" in done.stdout and "1 x 50 VMs, nested" in done.stdout
 
 
-def test_the_script_of_forecasts_prints_its_table():
+def test_the_script_of_the_loops_forecasts_prints_its_table():
     done = subprocess.run(
-        [sys.executable, BENCH / "bench_forecast.py", "--vms", "6", "--cycles", "4"],
+        [sys.executable, BENCH / "bench_forecast_loop.py", "--vms", "6", "--cycles", "4"],
         capture_output=True,
         text=True,
         check=True,
