@@ -15,7 +15,7 @@ import numpy as np
 from controller.core.state import RESOURCES, Floats, Ints
 from controller.forecast.mixture import Mixture
 from controller.forecast.protocol import Singles
-from controller.forecast.shares import BLOCKS, LEVELS, moment_of, references
+from controller.forecast.shares import LEVELS, moment_of, references
 
 GONE_TURNS = 24  # blocks after which a machine that is not seen any more is forgotten
 
@@ -177,7 +177,7 @@ class Cohort:
 
     def _step(self, seen: Seen, when: When, back: int, *, blank: bool) -> Singles:
         """(size, 3, q) what the mixture says to the moment `back` blocks ago."""
-        width = min(BLOCKS, seen.mean.shape[-1])
+        width = seen.mean.shape[-1]
         mean = np.full((self.size, RESOURCES, width), np.nan)
         peak = mean.copy()
         if not blank and back < width:

@@ -28,7 +28,8 @@ from controller.forecast.protocol import (
     Said,
     Standing,
 )
-from controller.forecast.shares import BLOCKS, LEVELS, block_steps, blocks, with_ends
+from controller.forecast.shares import LEVELS, block_steps, blocks, with_ends
+from controller.forecast.sight import WINDOW_S
 from shared.clock import SECOND_NS
 
 WITH_NETWORK = "lstm+mixture"
@@ -234,6 +235,11 @@ class _Cycle:
         """Grid steps of a block."""
         return block_steps(self.horizon_steps)
 
+    @property
+    def looked_back(self) -> int:
+        """Grid steps that predictors look at: their window, and a horizon before it."""
+        return WINDOW_S * SECOND_NS // self.history.step_ns + self.horizon_steps
+
     def when(self, cohort: Cohort, block: int) -> When:
         return self._when(block, cohort.first_step + block * self.steps)
 
@@ -247,7 +253,7 @@ class _Cycle:
     def seen(self, rows: Ints, places: Ints, end_step: int) -> Seen:
         """Machines as they were at the end of a step."""
         history = self.history
-        mean = history.windows.mean(rows, min(history.steps, BLOCKS * self.steps))
+        mean = history.windows.mean(rows, min(history.steps, self.looked_back))
         late = min(history.newest_step - end_step, mean.shape[-1])
         if late:
             mean = np.roll(mean, late, axis=-1)

@@ -14,7 +14,6 @@ from controller.forecast.moment import Moment
 from controller.forecast.protocol import Singles
 from shared.resources import MIB, Resource
 
-BLOCKS = 24  # of a window: what the network was taught
 OTHERS = 3  # places for other resources beside a series, as the network has them
 # What a share of 1.0 is at least where nothing else is known: less would follow every breath.
 _LEAST = np.array([1000, 256 * MIB, 64 * MIB], dtype=np.float64)
@@ -46,7 +45,7 @@ def references(maximum: Ints, before: Floats, highest: Floats) -> Floats:
 def blocks(mean: Singles, steps: int) -> tuple[Floats, Floats]:
     """(k, 3, w) mean and highest step of each block of `steps`, the last one ending with `mean`
     (k, 3, g); NaN where nothing was seen."""
-    count = min(BLOCKS, mean.shape[-1] // steps)
+    count = mean.shape[-1] // steps
     folded = mean[..., mean.shape[-1] - count * steps :].astype(np.float64)
     folded = folded.reshape(*mean.shape[:2], count, steps)
     known = np.isfinite(folded)
