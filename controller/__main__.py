@@ -28,6 +28,9 @@ NEEDED = ("numpy",)
 
 
 def main() -> None:
+    # Before NumPy is there. Products of small matrices are most of a forecast: threads of its
+    # algebra would wait for each other at each of them, and cohorts have threads of their own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     run_program(cli, "hrapaq-controller")
 
 

@@ -554,6 +554,26 @@ def test_a_controller_without_safetensors_forecasts():
     assert "mixture (no network: safetensors is not installed)" in said
 
 
+def test_the_program_keeps_the_threads_of_numpys_algebra_out_of_the_way(tmp_path):
+    """They made forecasts several times as slow on two busy cores."""
+    config = tmp_path / "controller.toml"
+    config.write_text("")
+    said = run_python(
+        "import os, sys\n"
+        "os.environ.pop('OPENBLAS_NUM_THREADS', None)\n"
+        "from controller.__main__ import main\n"
+        "assert 'numpy' not in sys.modules\n"
+        f"sys.argv = ['hrapaq-controller', 'check-config', '--config', {str(config)!r}]\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code\n"
+        "import numpy\n"
+        "print(len(os.listdir('/proc/self/task')))\n"
+    )
+    assert said.splitlines()[-1] == "1"
+
+
 def test_the_loop_never_loads_torch():
     said = run_python(
         "import sys\n"
