@@ -15,7 +15,7 @@ from controller.core.cycle import decide
 from controller.core.state import Hold
 from controller.ctl import cli
 from controller.forecast.backtest.traces import read_trace
-from controller.history import SCHEMA, Grid, HistoryError, Pace, Trail, seen_by
+from controller.history import SCHEMA, Grid, HistoryError, Pace, Seen, Steps, Trail, seen_by
 from controller.testing import (
     SMALL_POLICY,
     Machine,
@@ -345,6 +345,22 @@ def test_a_reading_knows_its_age_and_bounds():
     seen, stale = seen_by((snapshot, make_forecast(machines), SMALL_POLICY))
     assert (seen.ids, stale, seen.taken_at_unix_ns) == ((machine_id("a"),), 0, 5 * SECOND_NS)
     np.testing.assert_allclose(seen.value, [[1.5, 0.125, 64 * MIB, 2000]])
+
+
+def test_a_step_waits_for_a_controller_that_lags_and_keeps_the_maximum_that_is_known():
+    def seen(epoch, second, cpu, cores):
+        value, maximum = [[cpu, np.nan, np.nan, np.nan]], [[cores * 1000, np.nan]]
+        taken = (START_S + second) * SECOND_NS
+        return Seen(epoch, taken, ("a",), np.array(value), np.array(maximum), simulated=False)
+
+    steps = Steps("own", Grid(60, 6))
+    several = [seen(1, 10, 0.1, 4), seen(2, 61, 0.5, 8), seen(1, 20, 0.3, np.nan)]
+    assert list(steps.add(several)) == []
+    (first,) = steps.add([seen(2, 130, 0.7, 8)])
+    assert first["ts"].to_list() == [START_S]
+    assert first["cpu_util"].to_list() == pytest.approx([0.2])
+    assert first["cap_cores"].to_list() == [4]
+    assert [frame["ts"].item() - START_S for frame in steps.rest()] == [60, 120]
 
 
 # ---- the whole way ----
