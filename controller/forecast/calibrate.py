@@ -13,6 +13,7 @@ import numpy as np
 from controller.core.state import Floats, Ints
 from controller.forecast.buckets import Buckets, Small
 from controller.forecast.grid import Grid, quantile_at
+from controller.forecast.learnt import Learnt, taken
 from controller.forecast.moment import LEVELS
 from controller.forecast.sight import EVERY, Rows, arranged
 
@@ -23,6 +24,7 @@ _KNOTS = Buckets(
 )
 _DISTANCE = Buckets(np.array([-5, -4, -1.5, -0.5, 0, 0.5, 1.5, 4, 5]), 0.5)
 _SIZE = len(_KNOTS.bounds)
+_AT_FIRST = 20 * 1000.0  # edges of outcomes that what others taught counts as
 
 
 class Reliability:
@@ -57,6 +59,14 @@ class Reliability:
         nearest = (distance * _SIZE + knot + (part > 0.5)).ravel()  # noqa: PLR2004 - half of the way
         for kind, amount in enumerate((missed, weight)):
             self.table[:, kind] += np.bincount(nearest, amount.ravel(), len(self.table))
+
+    def learnt(self) -> Learnt:
+        size = self.table[:, 1].sum() + _DAMPING
+        return {"missed": self.table / size, "gain": self.gain / size}
+
+    def start_from(self, learnt: Learnt) -> None:
+        self.table = taken(learnt, "missed", self.table.shape) * _AT_FIRST
+        self.gain = taken(learnt, "gain", self.gain.shape) * _AT_FIRST
 
     def _whole(self, knot: Ints, part: Small, distance: Ints) -> Small:
         known = (self.table[:, 0] / (self.table[:, 1] + 1.0)).astype(np.float32)
@@ -113,6 +123,12 @@ class Conformal:
     def arrange(self, places: Ints) -> None:
         self._moved = arranged(self._moved, places)
         self._waiting = arranged(self._waiting, places, np.nan)
+
+    def learnt(self) -> Learnt:
+        return {"moved": self.fleet.copy()}
+
+    def start_from(self, learnt: Learnt) -> None:
+        self.fleet = taken(learnt, "moved", self.fleet.shape)
 
     def read(self, cdf: Small, grid: Grid, rows: Rows = EVERY) -> Small:
         """(s, q) quantiles at the moved `levels`, ascending."""

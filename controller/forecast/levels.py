@@ -5,7 +5,7 @@ s series, e edges, t states, b cells.
 
 import numpy as np
 
-from controller.core.state import Floats, Ints
+from controller.core.state import Ints
 from controller.forecast.buckets import BOUNDS, CODES, UNSEEN, Buckets, Codes, Small
 from controller.forecast.grid import FLOOR
 from controller.forecast.sight import Sight
@@ -83,12 +83,3 @@ class Followed:
         cdf = below[:, cell] + _PART * mass[:, cell]
         self._cdf: Small = (cdf / size[:, None]).astype(np.float32)
         self._goes_on: Small = (_PRIOR / whole * goes_on / size).astype(np.float32)
-
-
-def beginning(table: Floats) -> Floats:
-    """A table that was learnt elsewhere. ValueError: of another shape."""
-    if table.shape != (STATES, CELLS) or not (table >= 0).all():
-        raise ValueError(
-            f"a table of what followed has the shape {(STATES, CELLS)}, not {table.shape}"
-        )
-    return table.astype(np.float64)

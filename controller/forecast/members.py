@@ -17,12 +17,11 @@ from controller.core.state import Floats, Ints
 from controller.forecast.buckets import MIDDLES, UNSEEN, Buckets, Codes, Small, read
 from controller.forecast.centres import Centre
 from controller.forecast.grid import Grid
-from controller.forecast.levels import Followed, beginning
+from controller.forecast.learnt import Learnt, lightened, taken
+from controller.forecast.levels import Followed
 from controller.forecast.moment import Moment
 from controller.forecast.seasonal import SLOT_S, SLOTS, slots_ahead
 from controller.forecast.sight import Rows, Sight, arranged
-
-Learnt = dict[str, Floats]
 
 
 class Family(Protocol):
@@ -133,11 +132,11 @@ class Past:
         )
 
     def learnt(self) -> Learnt:
-        return {"followed": self.followed.table.copy()}
+        """Nothing: what follows what tells fleets apart; begun with another's, one fares worse."""
+        return {}
 
     def start_from(self, learnt: Learnt) -> None:
-        self.followed.table = beginning(learnt["followed"])
-        self.followed.turn(0.0)
+        """It begins with going on as it is."""
 
 
 def _like_height(sight: Sight, ahead: int) -> Floats:
@@ -192,6 +191,7 @@ def _digit(packed: Floats, shift: int) -> Small:
 
 _PRIOR_ERRORS = 4.0
 _RESCALED = 8.0
+_ERRORS_AT_FIRST = 1000.0  # outcomes that what others taught counts as
 
 
 class Residuals:
@@ -257,13 +257,11 @@ class Residuals:
         return found
 
     def learnt(self) -> Learnt:
-        return {"errors": self._of_all.copy()}
+        return {"errors": lightened(self._of_all, _ERRORS_AT_FIRST, axis=1)}
 
     def start_from(self, learnt: Learnt) -> None:
-        errors = learnt["errors"]
-        if errors.shape != self._of_all.shape or not (errors >= 0).all():
-            raise ValueError(f"errors have the shape {self._of_all.shape}, not {errors.shape}")
-        self._of_all = errors.astype(np.float64)
+        errors = taken(learnt, "errors", self._of_all.shape)
+        self._of_all = lightened(np.maximum(errors, 0), _ERRORS_AT_FIRST, axis=1)
 
 
 class External:

@@ -28,6 +28,7 @@ from controller.forecast.grid import (
     quantile_at,
     shares,
 )
+from controller.forecast.learnt import Learnt, LearntError, taken
 from controller.forecast.members import Family
 from controller.forecast.moment import BINS, LEVELS, Moment, Prediction
 from controller.forecast.seasonal import Day
@@ -37,6 +38,7 @@ from controller.forecast.still import Still
 _DAMPING = 1e-12
 _PACKED = 255
 _AT_ONCE = 512
+_AT_FIRST = 1000.0  # outcomes that what others taught counts as
 _TAUGHT = 128  # series of a part from which what all series share is learnt, in turn
 
 
@@ -131,6 +133,26 @@ class Mixture:
         for each in self._learners:
             each.arrange(places)
 
+    @property
+    def state_bytes(self) -> int:
+        """That every series has of its own, all series together."""
+        parts = (self.day, self.conformal, self._weighing, *self._learners)
+        held = (one for part in parts for one in vars(part).values())
+        return sum(
+            one.nbytes for one in held if isinstance(one, np.ndarray) and len(one) == self._series
+        )
+
+    def learnt(self) -> Learnt:
+        """What all series share: for a fleet that begins (`start_from`)."""
+        parts = (self.reliability, self.conformal, self._weighing, *self._learners)
+        return {name: array for part in parts for name, array in part.learnt().items()}
+
+    def start_from(self, learnt: Learnt) -> None:
+        """Before the first step: with what others taught. Errors: `learnt.LearntError`."""
+        parts = (self.reliability, self.conformal, self._weighing, *self._learners)
+        for part in parts:
+            part.start_from(learnt)
+
     def _begin(self, series: int) -> None:
         self._series = series
         self.day.begin(series)
@@ -203,6 +225,7 @@ class Weighing:
         self._prior = prior / prior.sum()
         self.weights = self._prior.copy()  # those that serve all series best
         self.errors = np.zeros((count, count))
+        self.outcomes = 0.0
         self._upper = np.triu_indices(count)
         self._square = _square(count)
         self._edge_weight = np.full(CODES, habits.fine_weight, dtype=np.float32)
@@ -220,11 +243,28 @@ class Weighing:
         )
         self._place: Small = np.zeros((series, waiting, 2), dtype=np.float32)  # newest, spread
 
+    def learnt(self) -> Learnt:
+        return {"weights": self.weights.copy(), "weighed": self.errors / (self.outcomes + _DAMPING)}
+
+    def start_from(self, learnt: Learnt) -> None:
+        """Learnt with the network or without, where this is without, too."""
+        count = len(self._prior)
+        known = len(learnt.get("weights", ()))
+        if known not in {count, count + 1}:
+            raise LearntError(f"weights are of {known} members instead of {count}")
+        weights = taken(learnt, "weights", (known,))[:count]
+        if not (weights > 0).all():
+            raise LearntError("weights of members must be above 0")
+        self.weights = weights / weights.sum()
+        self.errors = _AT_FIRST * taken(learnt, "weighed", (known, known))[:count, :count]
+        self.outcomes = _AT_FIRST
+        self._own[:] = self.weights
+
     def turn(self, slot: int) -> None:
         self._slot = slot
-        self._taught = 0
         habits = self._habits
         self.errors *= habits.kept_of_all
+        self.outcomes *= habits.kept_of_all
         size = np.trace(self.errors)
         if size > 0:
             form = (self.errors / size).astype(np.float32)
@@ -279,6 +319,7 @@ class Weighing:
         error *= np.sqrt(weight / BINS)[:, None, :]
         product = np.matmul(error, error.transpose(0, 2, 1))  # (k, m, m)
         self.errors += product.sum(axis=0)
+        self.outcomes += len(known)
         kept = np.float32(habits.kept)
         self._outcomes[where] = self._outcomes[where] * kept + 1
         errors = self._errors[where] * kept + product[:, *self._upper]

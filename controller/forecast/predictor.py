@@ -3,6 +3,7 @@
 from controller.core.state import Floats
 from controller.forecast import centres
 from controller.forecast.buckets import DEVIATIONS
+from controller.forecast.learnt import Learnt
 from controller.forecast.members import Distribution, External, Family, Past, Residuals
 from controller.forecast.mixture import Mixture
 from controller.forecast.moment import LEVELS
@@ -17,10 +18,13 @@ def make_predictor(
     target: Target,
     network: Distribution | None = None,
     levels: Floats = LEVELS,
+    learnt: Learnt | None = None,
 ) -> Mixture:
-    """A `Predictor` of what comes `horizon_steps` after a moment, with nothing learnt yet.
+    """A `Predictor` of what comes `horizon_steps` after a moment, with nothing learnt yet
+    but what other fleets taught (`Mixture.learnt`, `learnt.combined`), if that is given.
 
-    Its quantiles are those at `levels`, ascending.
+    Its quantiles are those at `levels`, ascending. Errors: `LearntError` where `learnt` does not
+    fit.
     """
     families: list[Family] = [
         Past(7 * _DAY_S),
@@ -30,4 +34,7 @@ def make_predictor(
     if network is not None:
         families.append(External(network))
         favoured.append(_FAVOUR)
-    return Mixture(families, horizon_steps, target, favoured, levels=levels)
+    mixture = Mixture(families, horizon_steps, target, favoured, levels=levels)
+    if learnt is not None:
+        mixture.start_from(learnt)
+    return mixture

@@ -8,9 +8,10 @@ s series, e edges, h heights.
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.state import Floats, Ints
+from controller.core.state import Ints
 from controller.forecast.buckets import CODES, MIDDLES, UNSEEN, Small, encode
 from controller.forecast.grid import FLOOR, Grid
+from controller.forecast.learnt import Learnt, lightened, taken
 from controller.forecast.sight import Rows, Sight, arranged
 
 _HEIGHTS = np.array([FLOOR / 2, 0.02, 0.1, 0.3, 0.6, 0.99])
@@ -20,6 +21,7 @@ _HALF_LIFE_S = 2 * 86_400.0
 _OWN_MIN = 300.0  # outcomes of all that count as much as those of the series
 _ODD = 0.004  # probability of a leap before one was seen
 _ODD_COUNT = 500.0
+_AT_FIRST = 2000.0  # outcomes per height that what others taught counts as
 _EVEN = 0.02  # of a leap to each cell
 
 
@@ -75,11 +77,12 @@ class Still:
         staying = (here[:, None] < grid.codes) * (1 - leap)[:, None]
         return np.asarray(going + staying, dtype=np.float32)
 
-    def learnt(self) -> dict[str, Floats]:
-        return {"leapt": self.leapt.copy(), "stayed": self.stayed.copy()}
+    def learnt(self) -> Learnt:
+        both = lightened(np.column_stack([self.leapt, self.stayed]), _AT_FIRST, axis=1)
+        return {"leapt": both[:, :-1], "stayed": both[:, -1]}
 
-    def start_from(self, learnt: dict[str, Floats]) -> None:
-        leapt, stayed = learnt["leapt"], learnt["stayed"]
-        if leapt.shape != self.leapt.shape or stayed.shape != self.stayed.shape:
-            raise ValueError(f"leaps have the shape {self.leapt.shape}, not {leapt.shape}")
-        self.leapt, self.stayed = leapt.astype(np.float64), stayed.astype(np.float64)
+    def start_from(self, learnt: Learnt) -> None:
+        leapt = taken(learnt, "leapt", self.leapt.shape)
+        stayed = taken(learnt, "stayed", self.stayed.shape)
+        both = lightened(np.maximum(np.column_stack([leapt, stayed]), 0), _AT_FIRST, axis=1)
+        self.leapt, self.stayed = both[:, :-1], both[:, -1]

@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from controller.forecast.buckets import encode
 from controller.forecast.grid import OF_BINS, snap
+from controller.forecast.learnt import LearntError, combined
 from controller.forecast.mixture import Habits, Mixture, _descend
 from controller.forecast.moment import BINS, LEVELS, Moment, bin_of
 from controller.forecast.predictor import make_predictor
@@ -237,3 +239,80 @@ def test_a_large_fleet_is_gone_through_in_parts_that_tell_the_same():
         made = mixture.step(moment)
     assert np.allclose(made.mass[520:], made.mass[:10], atol=0.02)
     assert (made.mass[525:529, 4] > 0.98).all()
+
+
+def _taught(seed, steps=60, **more):
+    values = np.random.default_rng(seed).uniform(0.2, 0.6, (12, steps))
+    values[:3] = 0.4
+    mixture = make_predictor(_HORIZON, "value", **more)
+    for moment in _moments(values):
+        mixture.step(moment)
+    return mixture
+
+
+class _Even:
+    def cdf(self, moment, edges):
+        return np.clip(edges, 0, 1)
+
+
+def test_a_fleet_begins_with_what_others_taught():
+    learnt = _taught(1).learnt()
+    assert sum(array.nbytes for array in learnt.values()) < 40_000
+    values = np.random.default_rng(2).uniform(0.2, 0.6, (12, 12))
+    scores = []
+    for given in (None, learnt, combined([learnt, _taught(3).learnt()])):
+        mixture = make_predictor(_HORIZON, "value", learnt=given)
+        made = [mixture.step(moment) for moment in _moments(values[:, :-_HORIZON])]
+        scores.append(np.mean([_score(one.mass, values[:, at + _HORIZON]).mean()
+                               for at, one in enumerate(made)]))  # fmt: skip
+    assert scores[1] < 0.97 * scores[0] and scores[2] < 0.97 * scores[0]
+
+
+def test_what_others_taught_is_overcome_within_hours():
+    """Others were noise; these wander. After six hours it is as if nothing had been given."""
+    random = np.random.default_rng(4)
+    values = np.abs(0.5 + np.cumsum(random.normal(0, 0.02, (40, 120)), axis=1))
+    late = []
+    for given in (None, _taught(1, 200).learnt()):
+        mixture = make_predictor(_HORIZON, "value", learnt=given)
+        made = [mixture.step(moment) for moment in _moments(values[:, :-_HORIZON])]
+        late.append(np.mean([_score(made[at].mass, values[:, at + _HORIZON]).mean()
+                             for at in range(72, 118)]))  # fmt: skip
+    assert late[1] < 1.02 * late[0]
+
+
+def test_without_the_network_the_rest_of_what_was_learnt_with_it_serves():
+    learnt = _taught(1, network=_Even()).learnt()
+    mixture = make_predictor(_HORIZON, "value", learnt=learnt)
+    assert np.isclose(mixture._weighing.weights.sum(), 1)
+
+
+def test_what_does_not_fit_is_refused_by_name():
+    learnt = _taught(1).learnt()
+    other = {name: array for name, array in learnt.items() if name != "stayed"}
+    with pytest.raises(LearntError, match="stayed is missing"):
+        make_predictor(_HORIZON, "value", learnt=other)
+    with pytest.raises(LearntError, match="errors has the shape"):
+        make_predictor(_HORIZON, "value", learnt=learnt | {"errors": np.ones((2, 3))})
+    with pytest.raises(LearntError, match="no number"):
+        make_predictor(_HORIZON, "value", learnt=learnt | {"gain": np.array([np.nan, 1.0])})
+    with pytest.raises(LearntError, match="weights are of 3 members"):
+        make_predictor(_HORIZON, "value", learnt=learnt | {"weights": np.ones(3)})
+
+
+def test_predictions_are_the_same_every_time():
+    made = [_taught(7).learnt() for _ in range(2)]
+    assert all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
+
+
+@pytest.mark.parametrize("level", [0.3, 0.05])
+def test_a_burst_does_not_send_quantiles_to_the_end_of_the_scale_for_hours(level):
+    """Most of the series is low; a few bursts to 0.7 of the allotment."""
+    random = np.random.default_rng(10)
+    values = np.clip(level + random.normal(0, 0.01, (20, 400)), 0, None)
+    values[:, 200:203] = values[:, 230:232] = values[:, 260:262] = 0.7
+    mixture = make_predictor(_HORIZON, "peak")
+    made = [mixture.step(moment).quantile for moment in _moments(values)]
+    top = np.array(made)[:, :, -1]  # of each step, at .99
+    assert (top[240:] <= 1.0 + 1e-6).all()
+    assert (np.median(top[270:330], axis=0) < 0.85).all()
