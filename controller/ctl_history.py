@@ -84,6 +84,7 @@ def history(*, out: Path, last: float | None, source: str | None, step: str | No
 def _grid(source: str | None, since_ns: int | None, step: str | None) -> "Grid":
     """From the first cycles; HistoryError that says where they were looked for."""
     from controller.history import HistoryError, Pace
+    from shared.nats_session import without_secret
 
     pace = Pace(since_ns)
     read_trail(source, since_ns, lambda packed, _: pace.add(packed))
@@ -91,7 +92,8 @@ def _grid(source: str | None, since_ns: int | None, step: str | None) -> "Grid":
         return pace.grid(None if step is None else int(step))
     except HistoryError as error:
         since = "" if since_ns is None else f" since {_when(since_ns / 1e9)}"
-        raise HistoryError(f"{source or 'the audit trail'}{since}: {error}") from error
+        where = without_secret(source or "the audit trail")
+        raise HistoryError(f"{where}{since}: {error}") from error
 
 
 # ---- where the records are ----

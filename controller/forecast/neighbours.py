@@ -21,7 +21,9 @@ from shared.resources import Resource
 MACHINES_MAX = 2048  # of a library: what a search through all of it costs is bounded
 COUNT = 16  # neighbours
 FEW = 3  # neighbours: fewer are no prior but a coincidence
-PRIOR_SAMPLES = 5.0  # of a minute, that a prior counts as much as
+# How many samples of a minute a prior counts as much as. A machine is so much like itself that five
+# made its forecast worse from the first sample on; with none its upper quantiles are too low.
+PRIOR_SAMPLES = 1.0
 _SCALE_MIN = 0.25  # of a configuration's numbers: a quarter of a doubling is no difference
 _UNTOLD = 1.0  # squared deviations that a known machine is away in a number that it lacks
 _ROWS_AT_ONCE = 256  # bounds the memory of a search
@@ -121,7 +123,10 @@ def library(
     told = np.isfinite(configuration)
     known = _whole(quantile)
     rows = np.flatnonzero(told.any(axis=1) & known.any(axis=1))
-    rows = rows[_drawn(np.where(told, configuration, np.inf)[rows], random, machines_max)]
+    comparable = np.where(told, configuration, np.inf)  # NaN is equal to nothing
+    rows = rows[_drawn(comparable[rows], random, machines_max)]
+    # Sums depend on their order in the last digit, and ties of distances on that.
+    rows = rows[np.lexsort(comparable[rows].T)]
     kept = np.where(told, configuration, np.nan)[rows].astype(np.float64)
     values = np.where(known[rows, :, None], quantile[rows], 0).astype(np.float64)
     return Library(kept, np.sort(values, axis=-1), known[rows], _scale(kept))
@@ -145,14 +150,16 @@ def configurations(
     return found
 
 
-def blended(own: Floats, samples: Ints, prior: Floats) -> Floats:
+def blended(
+    own: Floats, samples: Ints, prior: Floats, prior_samples: float = PRIOR_SAMPLES
+) -> Floats:
     """(n, 3, q) quantiles between a machine's own and the prior's, both (n, 3, q) in one unit.
 
-    `samples` (n, 3) minutes of its own past count as many, the prior PRIOR_SAMPLES. Where only
-    one of both knows, it is taken as it is; NaN where neither does.
+    `samples` (n, 3) minutes of its own past count as many, the prior `prior_samples` (above 0).
+    Where only one of both knows, it is taken as it is; NaN where neither does.
     """
     count = np.maximum(samples, 0).astype(np.float64)
-    share = count / (count + PRIOR_SAMPLES)
+    share = count / (count + prior_samples)
     has_own, has_prior = _whole(own), _whole(prior)
     share = np.where(has_own, np.where(has_prior, share, 1.0), 0.0)[..., None]
     either = (has_own | has_prior)[..., None]

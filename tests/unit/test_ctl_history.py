@@ -385,6 +385,10 @@ def test_from_a_real_stream_the_same_as_from_its_export(tmp_path):
         assert nothing.exit_code == 1
         assert "the audit stream cannot be read" in nothing.output
         asyncio.run(scenario())
+        secret = server.url.replace("//", "//token@")
+        late = run(tmp_path / "n.parquet", secret, "--last", "0.001")
+        assert "no decision was recorded" in late.output
+        assert "token" not in late.output
         out, other = tmp_path / "own.parquet", tmp_path / "other" / "own.parquet"
         other.parent.mkdir()
         done = run(out, server.url, "--last", "1")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from controller.core.state import MISSING
@@ -71,6 +71,7 @@ def test_a_prior_lies_among_what_is_known_ascends_and_holds_no_gap(seed, k, gaps
 
 
 @settings(max_examples=60, deadline=None)
+@example(2210, 28, 0.0)  # ties that hang on the last digit of a deviation
 @given(SEEDS, st.integers(1, 60), st.sampled_from([0.0, 0.3]))
 def test_the_order_of_the_library_decides_nothing(seed, k, gaps):
     configuration, quantile = machines(seed, k, gaps=gaps)
@@ -196,10 +197,11 @@ def test_a_large_fleet_of_newcomers_is_searched_for_by_configuration():
 def test_own_quantiles_gain_weight_with_samples():
     own, prior = np.full((6, 3, 5), 0.8), np.full((6, 3, 5), 0.2)
     samples = np.repeat([[MISSING], [0], [1], [5], [60], [100_000]], 3, axis=1)
-    found = blended(own, samples, prior)
+    found = blended(own, samples, prior, 5)
     weights = ((found - 0.2) / 0.6)[:, 0, 0]
     assert weights.tolist() == pytest.approx([0, 0, 1 / 6, 0.5, 12 / 13, 1], abs=1e-4)
-    assert PRIOR_SAMPLES == 5
+    usual = blended(own, np.full((6, 3), int(PRIOR_SAMPLES)), prior)
+    np.testing.assert_allclose(usual, 0.5)
 
 
 @settings(max_examples=60, deadline=None)
