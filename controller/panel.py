@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from controller.forecast.empirical import BORROWED
 from controller.forecast.empirical import METHOD as EMPIRICAL
 from controller.forecast.protocol import Said, Standing
 from controller.forecast.skill import SkillBook
@@ -54,9 +55,11 @@ def forecast_part(standing: Standing, horizon_s: int, judged: Judged | None) -> 
     words = [f"{standing.method}, {horizon_s / 60:g} min ahead"]
     if judged is None:
         words.append("none yet")
-    elif sum(judged.series.values()) > judged.series.get(EMPIRICAL, 0) > 0:
-        new, every = judged.series[EMPIRICAL], sum(judged.series.values())
-        words.append(f"{new} of {every} series are too new for it: {EMPIRICAL}")
+    elif judged.series.get(standing.method, 0) > 0:
+        others = {name: n for name, n in judged.series.items() if n and name != standing.method}
+        if others:
+            new, every = sum(others.values()), sum(judged.series.values())
+            words.append(f"{new} of {every} series are too new for it: {', '.join(sorted(others))}")
     detail = ", ".join(words)
     if standing.trouble:
         return Part("forecast", healthy=False, detail=f"{detail}: {standing.trouble}")
@@ -67,10 +70,10 @@ def judged(said: Said, standing: Standing, book: SkillBook, ids: tuple[str, ...]
     """What is shown of a forecast and of those before it."""
     forecast = said.forecast
     known = ~np.isnan(forecast.quantile[..., 0])
-    learnt = int((known & said.learnt).sum())
-    series = {EMPIRICAL: int(known.sum()) - learnt}
+    learnt, borrowed = int((known & said.learnt).sum()), int((known & said.borrowed).sum())
+    series = {EMPIRICAL: int(known.sum()) - learnt - borrowed}
     if forecast.method != EMPIRICAL:
-        series[forecast.method] = learnt
+        series |= {forecast.method: learnt, BORROWED: borrowed}
     return Judged(said, standing, book.coverage(ids), book.compared(ids), series)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from controller.core.allocate.grants import shortfall
 from controller.core.state import MISSING, Broken, Forecast, Hold, Mode, Snapshot
+from controller.forecast.empirical import BORROWED
 from controller.forecast.empirical import METHOD as EMPIRICAL
 from controller.outcome import Result, StepOutcome
 from controller.view import REJECTED, WAITING, NodeInfo, PlanRecord, View
@@ -174,7 +175,8 @@ def _tell_forecast(view: View, machine: int, resource: Resource, amounts: pb.Amo
     if not np.isnan(judged.coverage[at]):
         amounts.forecast_coverage = float(judged.coverage[at])
     if not np.isnan(forecast.quantile[at]).any():
-        amounts.forecast_method = forecast.method if judged.said.learnt[at] else EMPIRICAL
+        otherwise = BORROWED if judged.said.borrowed[at] else EMPIRICAL
+        amounts.forecast_method = forecast.method if judged.said.learnt[at] else otherwise
 
 
 def known(amount: int) -> int | None:

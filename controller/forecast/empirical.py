@@ -23,6 +23,7 @@ from controller.core.state import MISSING, RESOURCES, Bools, Floats, Forecast, I
 from controller.forecast.protocol import History, Said, Standing, made_now
 
 METHOD = "empirical"
+BORROWED = "empirical+neighbours"
 # Denser in the upper tail, where shortage is decided. 33 of them, first 0, last 1.
 _LOWER = (0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65)
 _UPPER = (0.7, 0.75, 0.8, 0.85, 0.875, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99)
@@ -61,7 +62,8 @@ class EmpiricalForecaster:
             samples=seen,
             skill=np.full((machines, RESOURCES), np.nan),
         )
-        return Said(forecast, np.zeros((machines, RESOURCES), dtype=np.bool_), made_now(history))
+        nowhere = np.zeros((machines, RESOURCES), dtype=np.bool_)
+        return Said(forecast, nowhere, nowhere, made_now(history))
 
     def quantiles(self, history: History, rows: Ints, horizon_ns: int) -> tuple[Floats, Ints]:
         """(k, 3, q) at PROBABILITY of some rows, and (k, 3) of how many steps seen they are."""

@@ -3,7 +3,8 @@
 Every machine's series are predicted once per block, half a horizon, by the mixture of its cohort
 (`cohorts`); in between a forecast is kept, and made anew out of turn where use left the band that
 it gave, or for all while the fleet is small. Who is too new for it gets the empirical forecast,
-series by series; so does everybody where the settings want no other. Use that touches its limit is
+series by series, blended with what machines of its size are given (`cold`); everybody gets the
+empirical one where the settings want no other. Use that touches its limit is
 demand cut off, which no predictor can see: the upper quantiles are stretched, as the empirical
 forecaster does. Without the network the mixture goes on with its simple members, and says so.
 """
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from controller.core.state import MISSING, RESOURCES, Bools, Floats, Forecast, Ints
+from controller.core.state import MISSING, RESOURCES, Floats, Forecast, Ints
 from controller.forecast.cohorts import Cohort, Members, Part, Seen, When
+from controller.forecast.cold import Lender
 from controller.forecast.empirical import METHOD as EMPIRICAL
 from controller.forecast.empirical import PROBABILITY, EmpiricalForecaster
 from controller.forecast.members import Distribution
@@ -109,6 +111,7 @@ class LiveForecaster:
         self._scale = scale
         self._plain = EmpiricalForecaster()
         self._members: Members | None = None
+        self._lender = Lender()
         self._ahead_s = 0  # of wall time, of the grid
 
     def predict(self, history: History, horizon_ns: int) -> Said:
@@ -119,7 +122,7 @@ class LiveForecaster:
         self._turns(parts, cycle, patient=small)
         members.forget_gone()
         self._again(parts, cycle, everybody=small)
-        return self._said(parts, history, horizon_ns)
+        return self._said(parts, cycle, horizon_ns)
 
     def _wall(self, history: History) -> int:
         """Seconds by which wall time is ahead of the grid: as it was, unless a clock was set, so
@@ -176,7 +179,8 @@ class LiveForecaster:
             seen = cycle.seen(part.rows[few], part.places[few], now)
             part.cohort.again(seen, where * RESOURCES + resource, cycle.when_now())
 
-    def _said(self, parts: list[Part], history: History, horizon_ns: int) -> Said:
+    def _said(self, parts: list[Part], cycle: "_Cycle", horizon_ns: int) -> Said:
+        history = cycle.history
         machines = len(history.ids)
         quantile = np.full((machines, RESOURCES, len(PROBABILITY)), np.nan)
         samples = np.zeros((machines, RESOURCES), dtype=np.int64)
@@ -190,7 +194,18 @@ class LiveForecaster:
             samples[rows], learnt[rows] = cohort.samples[places], np.isfinite(kept[..., 0])
             steps = np.where(learnt[rows], history.newest_step - cohort.made_at_step[places], 0)
             made_ns_ago[rows] = steps.max(axis=-1) * history.step_ns
-        self._fill(history, horizon_ns, quantile, samples, learnt)
+        new = np.flatnonzero(~learnt.all(axis=-1))
+        if len(new):
+            self._lender.renew(parts, history, cycle.steps)
+        borrowed = np.zeros_like(learnt)
+        for at in range(0, len(new), MACHINES_AT_ONCE):
+            rows = new[at : at + MACHINES_AT_ONCE]
+            plain, seen = self._plain.quantiles(history, rows, horizon_ns)
+            lent = self._lender.lend(history, rows, plain, seen)
+            known = learnt[rows]
+            borrowed[rows] = ~known & (lent != plain).any(axis=-1) & np.isfinite(plain[..., 0])
+            quantile[rows] = np.where(known[..., None], quantile[rows], lent)
+            samples[rows] = np.where(known, samples[rows], seen)
         nothing = (samples == 0).all(axis=-1) | (history.age_ns == MISSING)
         forecast = Forecast(
             made_at_unix_ns=history.made_at_unix_ns,
@@ -203,23 +218,7 @@ class LiveForecaster:
             samples=samples,
             skill=np.full((machines, RESOURCES), np.nan),
         )
-        return Said(forecast, learnt, np.where(nothing, MISSING, made_ns_ago))
-
-    def _fill(
-        self,
-        history: History,
-        horizon_ns: int,
-        quantile: Floats,
-        samples: Ints,
-        learnt: Bools,
-    ) -> None:
-        """The empirical forecast where the mixture does not know yet."""
-        new = np.flatnonzero(~learnt.all(axis=-1))
-        for at in range(0, len(new), MACHINES_AT_ONCE):
-            rows = new[at : at + MACHINES_AT_ONCE]
-            plain, seen = self._plain.quantiles(history, rows, horizon_ns)
-            quantile[rows] = np.where(learnt[rows][..., None], quantile[rows], plain)
-            samples[rows] = np.where(learnt[rows], samples[rows], seen)
+        return Said(forecast, learnt, borrowed, np.where(nothing, MISSING, made_ns_ago))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -66,7 +66,8 @@ class Said:
     """A forecast, and how it came about."""
 
     forecast: Forecast
-    learnt: Bools  # (n, 3) by the method that the forecast names; elsewhere by the empirical one
+    learnt: Bools  # (n, 3) by the method that the forecast names; elsewhere by the empirical one,
+    borrowed: Bools  # (n, 3) which here is blended with what machines of the same size are given
     made_ns_ago: Ints  # (n,) since it was computed; MISSING where there is none
 
 

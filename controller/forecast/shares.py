@@ -16,7 +16,8 @@ from shared.resources import MIB, Resource
 
 OTHERS = 3  # places for other resources beside a series, as the network has them
 # What a share of 1.0 is at least where nothing else is known: less would follow every breath.
-_LEAST = np.array([1000, 256 * MIB, 64 * MIB], dtype=np.float64)
+DISK_UNIT = 64 * MIB
+_LEAST = np.array([1000, 256 * MIB, DISK_UNIT], dtype=np.float64)
 _ROOM = 2.0  # times what was seen
 LEVELS: Floats = PROBABILITY[1:-1]  # of quantiles that mixtures are asked for
 
@@ -75,7 +76,7 @@ def moment_of(
     )
 
 
-def with_ends(quantile: Singles, reference: Floats) -> Floats:
+def with_ends(quantile: Singles | Floats, reference: Floats) -> Floats:
     """(k, 3, q) in units at PROBABILITY, from shares (k, 3, q - 2) at LEVELS.
 
     Below the first level demand may be anything down to nothing; above the last one it goes on as

@@ -262,7 +262,9 @@ def test_what_a_forecast_was_worth_stands_beside_it(tmp_path):
         shape = (len(view.snapshot.ids), 3)
         learnt = np.zeros(shape, dtype=np.bool_)
         learnt[1, 1] = True
-        said = Said(view.forecast, learnt, np.full(shape[0], 240 * SECOND_NS))
+        borrowed = np.zeros_like(learnt)
+        borrowed[1, 0] = True
+        said = Said(view.forecast, learnt, borrowed, np.full(shape[0], 240 * SECOND_NS))
         skill, coverage = np.full(shape, np.nan), np.full(shape, np.nan)
         skill[1, 1], coverage[1, 1] = 0.5, 0.97
         forecast = replace(view.forecast, skill=skill, method="lstm+mixture")
@@ -277,7 +279,8 @@ def test_what_a_forecast_was_worth_stands_beside_it(tmp_path):
         cpu, memory, _ = rich.resources
         assert (memory.forecast_skill, memory.forecast_coverage) == (0.5, 0.97)
         assert (memory.forecast_method, memory.forecast_outcomes) == ("lstm+mixture", 77)
-        assert cpu.forecast_method == "empirical"
+        assert cpu.forecast_method == "empirical+neighbours"
+        assert poor.resources[0].forecast_method == "empirical"
         assert not cpu.HasField("forecast_skill")
         assert not poor.resources[1].HasField("forecast_coverage")
 

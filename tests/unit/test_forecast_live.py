@@ -190,6 +190,39 @@ def test_the_same_inputs_give_the_same_forecast_to_the_last_bit():
         np.testing.assert_array_equal(one.forecast.quantile, other.forecast.quantile)
 
 
+def test_a_new_machine_borrows_from_those_of_its_size_for_a_few_minutes():
+    fleet = Fleet()
+    small, large = [f"small{i}" for i in range(5)], [f"large{i}" for i in range(5)]
+    fleet.maximum.update(dict.fromkeys([*large, "new"], (16_000, 64 * GIB, MISSING)))
+    known = {**dict.fromkeys(small, 100), **dict.fromkeys(large, (12_000, 48 * GIB, 9 * MIB))}
+    for _ in range(21):
+        assert not fleet.live(known).borrowed.any()
+    first = fleet.live({**known, "new": (300, GIB, MISSING)})
+    assert first.borrowed[-1].tolist() == [True, True, False]
+    assert not first.borrowed[:-1].any()
+    assert np.isnan(first.forecast.quantile[-1, 2]).all()
+    assert first.forecast.quantile[-1, 0, MEDIAN] > 6000
+    later = fleet.live({**known, "new": (300, GIB, MISSING)})
+    assert sound(later)[-1].tolist() == [True, True, False]
+    assert later.forecast.quantile[-1, 0, P95] < first.forecast.quantile[-1, 0, P95]
+    for _ in range(9):
+        later = fleet.live({**known, "new": (300, GIB, MISSING)})
+    assert later.learnt[-1, 0] and not later.borrowed.any()
+    assert later.forecast.quantile[-1, 0, MEDIAN] < 600
+
+
+def test_nobody_borrows_below_what_it_uses_nor_from_other_sizes():
+    fleet = Fleet()
+    fleet.maximum["other"] = (64_000, 512 * GIB, MISSING)
+    known = dict.fromkeys([f"vm{i}" for i in range(5)], (100, GIB, MIB))
+    for _ in range(21):
+        fleet.live(known)
+    said = fleet.live({**known, "busy": (3500, 7 * GIB, MIB), "other": (50_000, GIB, MIB)})
+    alone = EmpiricalForecaster().predict(fleet.history(("busy", "other")), fleet.horizon_ns)
+    assert (said.forecast.quantile[-2:] >= alone.forecast.quantile).all()
+    np.testing.assert_allclose(said.forecast.quantile[-2:, 0], alone.forecast.quantile[:, 0])
+
+
 def test_a_machine_is_forecast_sensibly_alone_and_among_many():
     rng = np.random.default_rng(4)
     alone, among = Fleet(), Fleet()
@@ -223,7 +256,9 @@ def test_nothing_that_was_said_of_one_machine_is_ever_said_of_another(story, hor
             assert sound(said).all()
             for row, value in enumerate(use.values()):
                 middle = said.forecast.quantile[row, :, MEDIAN]
-                assert (value / 1.5 < middle).all() and (middle < value * 1.5).all()
+                assert (value / 1.5 < middle).all()
+                # A new machine borrows from all others of its size, and says so.
+                assert ((middle < value * 1.5) | said.borrowed[row]).all()
 
 
 def test_places_of_machines_that_are_gone_for_long_are_taken_again():

@@ -16,10 +16,12 @@ def shown(learnt, standing):
     quantile = np.zeros((2, 3, 2))
     quantile[1, 2] = np.nan
     by_mixture = (np.arange(6) < learnt).reshape(2, 3)
+    borrowed = np.zeros((2, 3), dtype=np.bool_)
+    borrowed[0, 2] = learnt == 2
     nothing = np.zeros(2, dtype=np.int64)
     ends = np.array([0.0, 1.0])
     forecast = Forecast(0, 600, standing.method, ends, quantile, nothing, nothing, nothing)
-    return judged(Said(forecast, by_mixture, nothing), standing, SkillBook(), ("a", "b"))
+    return judged(Said(forecast, by_mixture, borrowed, nothing), standing, SkillBook(), ("a", "b"))
 
 
 def test_it_names_method_horizon_and_what_is_too_new():
@@ -28,7 +30,8 @@ def test_it_names_method_horizon_and_what_is_too_new():
     assert waiting.healthy
     assert waiting.detail == "lstm+mixture, 10 min ahead, none yet"
     learning = forecast_part(standing, 600, shown(2, standing))
-    assert "10 min ahead, 3 of 5 series are too new for it: empirical" in learning.detail
+    said = "10 min ahead, 3 of 5 series are too new for it: empirical, empirical+neighbours"
+    assert learning.detail.endswith(said)
     # Right after a start nobody is known better: that is no news.
     for learnt in (0, 5):
         assert forecast_part(standing, 600, shown(learnt, standing)).detail.endswith("min ahead")
@@ -53,4 +56,4 @@ def test_metrics_count_series_by_method_without_the_reason():
         for sample in family.samples
         if sample.name == "hrapaq_controller_forecast_series"
     }
-    assert counted == {"mixture": 2.0, "empirical": 3.0}
+    assert counted == {"mixture": 2.0, "empirical": 2.0, "empirical+neighbours": 1.0}
