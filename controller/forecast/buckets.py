@@ -17,11 +17,14 @@ UNSEEN = 255
 _UNIT = 5e-5  # all bounds are multiples of it
 
 
+_ABOVE = (1.005, 1.02, 1.04, 1.06, 1.08, 1.1, 1.13, 1.16, 1.2, 1.24, 1.28, 1.33, 1.38, 1.44,
+          1.5, 1.6, 1.7, 1.8, 2.0, 2.25, 2.5, 3.0, 4.0)  # fmt: skip
+
+
 def _bounds() -> Floats:
     """A tenth apart below 5 %, an eighth of a bin above, in leaps over the allotment."""
     low = np.unique(np.rint(np.geomspace(1e-4, 0.05, 75) / _UNIT))[:-1] * _UNIT
-    above = [1.005, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 4.0]
-    return np.array([0.0, *low, *np.arange(8, 161) / 160, *above])
+    return np.array([0.0, *low, *np.arange(8, 161) / 160, *_ABOVE])
 
 
 BOUNDS: Floats = _bounds()

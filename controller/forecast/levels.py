@@ -21,9 +21,8 @@ _VALUE = Buckets(np.array([*_LOW, *_MIDDLE, *np.arange(3, 21) / 20, 4]))
 _TREND = Buckets(np.array([0, 0.4, 0.75, 0.95, 1.05, 1.4, 2.5, 1e9]))
 STATES = _VALUE.count * _TREND.count
 # Cells of outcomes: every third code where codes are fine, else steps of a fortieth.
-_FIRST_EDGE = int(np.searchsorted(BOUNDS, 0.05 - FLOOR / 2))
-_CELL_BOUNDS = np.unique([*range(0, _FIRST_EDGE, 3), *range(_FIRST_EDGE, CODES - 14, 4),
-                          *range(CODES - 14, CODES)])  # fmt: skip
+_FINE, _WHOLE = (int(np.searchsorted(BOUNDS, share - FLOOR / 2)) for share in (0.05, 1.0))
+_CELL_BOUNDS = np.array([*range(0, _FINE, 3), *range(_FINE, _WHOLE, 4), *range(_WHOLE, CODES)])
 CELLS = len(_CELL_BOUNDS)
 _CELL_OF_CODE = np.searchsorted(_CELL_BOUNDS, np.arange(UNSEEN + 1), side="right") - 1
 _TOP = BOUNDS[-1] * 1.2

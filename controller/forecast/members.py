@@ -62,6 +62,7 @@ _HOUR_SLOTS = 96.0  # half-life of hours gone by
 _STATES = np.array([0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.55, 0.8])
 _STATE_OF_CODE = np.searchsorted(_STATES, MIDDLES, side="right").astype(np.uint8)
 _STATE_OF_CODE[UNSEEN] = UNSEEN
+_FAR_IF_UNSEEN = np.nan_to_num(MIDDLES, nan=1e6)
 # Three histograms are counted in one pass: whole parts of weights, in digits of one double each.
 _PARTS = 255.0
 _DIGITS = 17  # 2**17 > 288 slots * 255
@@ -105,8 +106,8 @@ class Past:
         found[:, 0] = followed = self.followed.cdf(sight, grid.codes)
         steps = sight.past.shape[1]
         age_s = np.arange(steps)[::-1] * sight.moment.step_s
-        fading = 0.5 ** (age_s / _WINDOW_HALF_LIFE_S)
-        window, seen = _below(sight.past, np.broadcast_to(fading, sight.past.shape), grid.codes)
+        fading = (0.5 ** (age_s / _WINDOW_HALF_LIFE_S)).astype(np.float32)
+        window, seen = _below(sight.past, fading, grid.codes)
         found[:, 1] = (window + np.float32(0.04) * followed) / (seen + np.float32(0.04))[:, None]
         (like, alike, hourly), of_day = self._of_day(sight, grid.codes)
         found[:, 2] = (like + 2 * followed) / (of_day[0] + 2)[:, None]
@@ -149,9 +150,8 @@ def _like_height(sight: Sight, ahead: int) -> Floats:
 def _alike(sight: Sight, ahead: int) -> Small:
     """(s, n - ahead) whole parts: how like now each moment was whose outcome lies in the slot."""
     unit = _NEAR * np.maximum(sight.spread, _NEAR_SHARE * np.nan_to_num(sight.newest))
-    scaled = np.take(MIDDLES, sight.day[:, :-ahead])
+    scaled = np.take(_FAR_IF_UNSEEN, sight.day[:, :-ahead])
     scaled *= (1 / unit).astype(np.float32)[:, None]
-    scaled[np.isnan(scaled)] = np.float32(1e6)
     apart = np.zeros_like(scaled)
     stride = max(1, SLOT_S // sight.moment.step_s)
     for lag, weight in enumerate(_LAG_WEIGHTS):
@@ -178,9 +178,11 @@ def _counted(cells: Codes, weight: Floats, codes: Codes) -> tuple[Floats, Floats
     return np.take(upto, at - 1), upto[:, UNSEEN - 1]
 
 
-def _below(cells: Codes, weight: Floats, codes: Codes) -> tuple[Small, Small]:
-    below, total = _counted(cells, weight, codes)
-    return below.astype(np.float32), total.astype(np.float32)
+def _below(cells: Codes, weight: Small, codes: Codes) -> tuple[Small, Small]:
+    """(s, e) weight (k,) below each edge and (s,) of all that was seen, of few cells (s, k)."""
+    below = np.less(cells[:, None, :], codes[:, :, None]).astype(np.float32)
+    seen = (cells != UNSEEN).astype(np.float32)
+    return below @ weight, seen @ weight
 
 
 def _digit(packed: Floats, shift: int) -> Small:
