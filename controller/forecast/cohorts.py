@@ -13,13 +13,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from controller.core.state import RESOURCES, Floats, Ints
+from controller.forecast.learnt import Learnt, combined
 from controller.forecast.mixture import Mixture
 from controller.forecast.protocol import Singles
 from controller.forecast.shares import LEVELS, moment_of, references
 
 GONE_TURNS = 24  # blocks after which a machine that is not seen any more is forgotten
 
-MakeMixture = Callable[[], Mixture]
+TEACHERS = 8  # cohorts that a new one asks
+TEACHES_AFTER = 24  # blocks: two hours at the least, with blocks of five minutes
+
+MakeMixture = Callable[[Learnt | None], Mixture]  # from what others taught
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,13 +50,13 @@ class When:
 class Cohort:
     """Up to `machines_max` machines; `size` places, of which some may be empty."""
 
-    def __init__(self, make: MakeMixture, machines_max: int, first_step: int) -> None:
+    def __init__(self, mixture: Mixture, machines_max: int, first_step: int) -> None:
         self.machines_max = machines_max
         self.first_step = first_step  # its blocks end with this grid step, the last of block 0
         self.last_block = -1
         self.ids: list[str] = []  # "" where the place is empty
         self.free: list[int] = []
-        self._mixture = make()
+        self._mixture = mixture
         self._stepped = 0  # places that the mixture knows
         self._absent = np.zeros(0, dtype=np.int64)  # (size,) turns since the machine was seen
         self._anew = np.zeros((0, RESOURCES), dtype=np.bool_)
@@ -78,6 +82,10 @@ class Cohort:
             place = self.size
             self.ids.append(machine_id)
         return place
+
+    def learnt(self) -> Learnt:
+        """What another cohort can begin with."""
+        return self._mixture.learnt()
 
     def due(self, now_step: int, steps: int) -> int | None:
         """The newest block, of `steps` grid steps, that ended and was not gone through."""
@@ -256,5 +264,13 @@ class Members:
                 return self._full
             self._full += 1
         first_step = now_step + len(self.cohorts) % self.phases
-        self.cohorts.append(Cohort(self.make, self.machines_max, first_step))
+        mixture = self.make(self._taught())
+        self.cohorts.append(Cohort(mixture, self.machines_max, first_step))
         return len(self.cohorts) - 1
+
+    def _taught(self) -> Learnt | None:
+        """By the older cohorts, for one that begins; None as long as none knows enough."""
+        teachers = [one for one in self.cohorts if one.last_block >= TEACHES_AFTER]
+        if not teachers:
+            return None
+        return combined([one.learnt() for one in teachers[:TEACHERS]])

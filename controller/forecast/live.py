@@ -20,6 +20,7 @@ from controller.forecast.cohorts import Cohort, Members, Part, Seen, When
 from controller.forecast.cold import Lender
 from controller.forecast.empirical import METHOD as EMPIRICAL
 from controller.forecast.empirical import PROBABILITY, EmpiricalForecaster
+from controller.forecast.learnt import Learnt
 from controller.forecast.members import Distribution
 from controller.forecast.mixture import Mixture
 from controller.forecast.predictor import make_predictor
@@ -136,8 +137,8 @@ class LiveForecaster:
     def _nobody(self, cycle: "_Cycle") -> Members:
         horizon = cycle.horizon_steps // cycle.steps
 
-        def make() -> Mixture:
-            return make_predictor(horizon, "peak", self._network, LEVELS)
+        def make(taught: Learnt | None) -> Mixture:
+            return make_predictor(horizon, "peak", self._network, LEVELS, taught)
 
         return Members(make, self._scale.cohort_machines, cycle.steps)
 

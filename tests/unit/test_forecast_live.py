@@ -23,6 +23,7 @@ from controller.forecast.live import (
     make_forecaster,
 )
 from controller.forecast.moment import Prediction
+from controller.forecast.predictor import make_predictor
 from controller.forecast.protocol import History
 from controller.forecast.shares import LEVELS, block_steps, blocks, references, with_ends
 from controller.rings import Rings, RingWindows
@@ -335,6 +336,19 @@ def test_a_large_fleet_has_its_turns_one_part_per_cycle():
     assert (said.forecast.age_ns == 0).all()  # held against what was seen just now
 
 
+def test_a_cohort_that_begins_is_taught_by_the_older_ones():
+    forecaster = LiveForecaster(MUTE, Scale(small_fleet=0, cohort_machines=3))
+    fleet = Fleet(forecaster, horizon_s=120)
+    names = [f"vm{i}" for i in range(4)]
+    for minute in range(60):
+        fleet.live({name: wave(minute, 900, 7) for name in names[:3]})
+    fleet.live(dict.fromkeys(names, 900))
+    old, new = (cohort.learnt()["weights"] for cohort in forecaster._members.cohorts)
+    fresh = make_predictor(2, "peak").learnt()["weights"]
+    assert np.abs(old - fresh).max() > 0.05
+    np.testing.assert_allclose(new, old, atol=0.02)
+
+
 def test_what_leaves_its_band_is_forecast_anew_at_once():
     fleet = Fleet(LiveForecaster(MUTE, LARGE))
     for _ in range(31):
@@ -416,7 +430,7 @@ class Listener:
 
 def test_an_allotment_that_changes_begins_a_series_anew_and_no_other():
     listener = Listener()
-    cohort = Cohort(lambda: listener, 10, first_step=0)
+    cohort = Cohort(listener, 10, first_step=0)
     for name in "ab":
         cohort.take(name)
     cohort.open()
@@ -433,7 +447,7 @@ def test_an_allotment_that_changes_begins_a_series_anew_and_no_other():
 
 def cohort_seen(listener, use, steps, *, patient=False):
     """Shows a cohort of one machine the end of each of these grid steps of `use`."""
-    cohort = Cohort(lambda: listener, 10, first_step=4)
+    cohort = Cohort(listener, 10, first_step=4)
     cohort.take("a")
     cohort.open()
     for step in steps:
