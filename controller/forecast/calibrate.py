@@ -24,7 +24,6 @@ _KNOTS = Buckets(
 )
 _DISTANCE = Buckets(np.array([-5, -4, -1.5, -0.5, 0, 0.5, 1.5, 4, 5]), 0.5)
 _SIZE = len(_KNOTS.bounds)
-_AT_FIRST = 20 * 1000.0  # edges of outcomes that what others taught counts as
 
 
 class Reliability:
@@ -59,14 +58,6 @@ class Reliability:
         nearest = (distance * _SIZE + knot + (part > 0.5)).ravel()  # noqa: PLR2004 - half of the way
         for kind, amount in enumerate((missed, weight)):
             self.table[:, kind] += np.bincount(nearest, amount.ravel(), len(self.table))
-
-    def learnt(self) -> Learnt:
-        size = self.table[:, 1].sum() + _DAMPING
-        return {"missed": self.table / size, "gain": self.gain / size}
-
-    def start_from(self, learnt: Learnt) -> None:
-        self.table = taken(learnt, "missed", self.table.shape) * _AT_FIRST
-        self.gain = taken(learnt, "gain", self.gain.shape) * _AT_FIRST
 
     def _whole(self, knot: Ints, part: Small, distance: Ints) -> Small:
         known = (self.table[:, 0] / (self.table[:, 1] + 1.0)).astype(np.float32)

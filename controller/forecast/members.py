@@ -133,7 +133,7 @@ class Past:
         )
 
     def learnt(self) -> Learnt:
-        """Nothing: what follows what tells fleets apart; begun with another's, one fares worse."""
+        """Nothing: what follows what tells fleets apart."""
         return {}
 
     def start_from(self, learnt: Learnt) -> None:

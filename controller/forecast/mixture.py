@@ -143,14 +143,17 @@ class Mixture:
         )
 
     def learnt(self) -> Learnt:
-        """What all series share: for a fleet that begins (`start_from`)."""
-        parts = (self.reliability, self.conformal, self._weighing, *self._learners)
+        """What all series share, for a fleet that begins (`start_from`).
+
+        What follows what and the reliability of what was said tell fleets apart: one that began
+        with another's fared worse than with none.
+        """
+        parts = (self.conformal, self._weighing, *self._learners)
         return {name: array for part in parts for name, array in part.learnt().items()}
 
     def start_from(self, learnt: Learnt) -> None:
         """Before the first step: with what others taught. Errors: `learnt.LearntError`."""
-        parts = (self.reliability, self.conformal, self._weighing, *self._learners)
-        for part in parts:
+        for part in (self.conformal, self._weighing, *self._learners):
             part.start_from(learnt)
 
     def _begin(self, series: int) -> None:

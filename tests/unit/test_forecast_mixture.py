@@ -257,7 +257,7 @@ class _Even:
 
 def test_a_fleet_begins_with_what_others_taught():
     learnt = _taught(1).learnt()
-    assert sum(array.nbytes for array in learnt.values()) < 40_000
+    assert sum(array.nbytes for array in learnt.values()) < 20_000
     values = np.random.default_rng(2).uniform(0.2, 0.6, (12, 12))
     scores = []
     for given in (None, learnt, combined([learnt, _taught(3).learnt()])):
@@ -265,7 +265,7 @@ def test_a_fleet_begins_with_what_others_taught():
         made = [mixture.step(moment) for moment in _moments(values[:, :-_HORIZON])]
         scores.append(np.mean([_score(one.mass, values[:, at + _HORIZON]).mean()
                                for at, one in enumerate(made)]))  # fmt: skip
-    assert scores[1] < 0.97 * scores[0] and scores[2] < 0.97 * scores[0]
+    assert max(scores[1:]) < 0.98 * scores[0]
 
 
 def test_what_others_taught_is_overcome_within_hours():
@@ -295,7 +295,7 @@ def test_what_does_not_fit_is_refused_by_name():
     with pytest.raises(LearntError, match="errors has the shape"):
         make_predictor(_HORIZON, "value", learnt=learnt | {"errors": np.ones((2, 3))})
     with pytest.raises(LearntError, match="no number"):
-        make_predictor(_HORIZON, "value", learnt=learnt | {"gain": np.array([np.nan, 1.0])})
+        make_predictor(_HORIZON, "value", learnt=learnt | {"moved": np.full(4, np.nan)})
     with pytest.raises(LearntError, match="weights are of 3 members"):
         make_predictor(_HORIZON, "value", learnt=learnt | {"weights": np.ones(3)})
 
