@@ -20,11 +20,13 @@ _UNIT = 5e-5  # all bounds are multiples of it
 _ABOVE = (1.005, 1.02, 1.04, 1.06, 1.08, 1.1, 1.13, 1.16, 1.2, 1.24, 1.28, 1.33, 1.38, 1.44,
           1.5, 1.6, 1.7, 1.8, 2.0, 2.25, 2.5, 3.0, 4.0)  # fmt: skip
 
+_FAR = (6.0, 9.0, 13.0, 20.0, 30.0, 45.0, 70.0, 100.0, 150.0, 250.0, 400.0, 700.0, 1000.0)
+
 
 def _bounds() -> Floats:
     """A tenth apart below 5 %, an eighth of a bin above, in leaps over the allotment."""
     low = np.unique(np.rint(np.geomspace(1e-4, 0.05, 75) / _UNIT))[:-1] * _UNIT
-    return np.array([0.0, *low, *np.arange(8, 161) / 160, *_ABOVE])
+    return np.array([0.0, *low, *np.arange(8, 161) / 160, *_ABOVE, *_FAR])
 
 
 BOUNDS: Floats = _bounds()
@@ -83,13 +85,16 @@ def read(mass: Small, cell: Ints, part: Small) -> Small:
     return np.asarray(low + part * (np.take(upto, place + 1) - low))
 
 
-_CODE = Buckets(np.append(BOUNDS, 4.0 + _UNIT), _UNIT)
+_CODE = Buckets(np.append(BOUNDS[: CODES - len(_FAR)], _ABOVE[-1] + _UNIT), _UNIT)
 
 
 def encode(share: Small) -> Codes:
     """The codes of shares that `grid.snap` moved off the bounds, any shape; NaN: `UNSEEN`."""
     known = np.isfinite(share)
     found = _CODE.of(np.where(known, share, np.float32(0))).astype(np.uint8)
+    far = share >= _FAR[0]
+    if far.any():  # of rates, whose scale is a guess
+        found[far] = np.searchsorted(BOUNDS, share[far], side="right") - 1
     return np.where(known, found, np.uint8(UNSEEN))
 
 

@@ -38,11 +38,10 @@ def test_a_code_is_below_the_edges_that_the_bin_says(share):
 
 def test_codes_are_the_cells_between_the_bounds():
     middle = (BOUNDS[1:] + BOUNDS[:-1]) / 2
-    assert (encode(np.append(middle, 9.0).astype(np.float32)) == np.arange(CODES)).all()
+    assert (encode(np.append(middle, 1e4).astype(np.float32)) == np.arange(CODES)).all()
     assert encode(np.array([np.nan], dtype=np.float32))[0] == UNSEEN
     assert np.isin(np.round(EDGES, 9), np.round(BOUNDS, 9)).all()
     assert np.diff(BOUNDS[BOUNDS > 0.05]).min() > 0.004
-    assert np.diff(BOUNDS).max() <= 1.0
 
 
 def test_edges_resolve_an_idle_series():
