@@ -128,6 +128,21 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, columns, resource, said):
     assert said in str(error.value)
 
 
+def test_dates_are_times_too(tmp_path):
+    ts = [START + 300 * n for n in range(5)]
+    dates = pl.from_epoch(pl.Series(ts))
+    trace = read_trace(rows(tmp_path / "t.parquet", dates, [0.5] * 5), "cpu")
+    assert (trace.start_s, trace.step_s, trace.steps) == (START, 300, 5)
+
+
+def test_milliseconds_and_percent_are_noticed(tmp_path):
+    ts = [START + 300 * n for n in range(5)]
+    with pytest.raises(TraceError, match="milliseconds"):
+        read_trace(rows(tmp_path / "t.parquet", [1000 * each for each in ts], [0.5] * 5), "cpu")
+    trace = read_trace(rows(tmp_path / "t.parquet", ts, [7.0, 8.0, 9.0, 30.0, 1.0]), "cpu")
+    assert "half of all shares are above 8: 1.0 is the whole allotment, not 1 %" in trace.notes
+
+
 def test_a_file_that_is_no_parquet_is_named(tmp_path):
     path = tmp_path / "t.parquet"
     path.write_text("vm_id,ts\n")

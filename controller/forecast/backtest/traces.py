@@ -34,6 +34,7 @@ RATE_FLOOR = 100_000.0  # bytes/s: less is a VM that does nothing on its first d
 _RATES = ("io", "net")
 _DAY_S = 86_400
 _ISLAND_S = 45 * _DAY_S  # rows that lie this far from all others had a wrong clock
+_SHARE_MAX = 4.0  # half of the values above it: they are hardly shares
 _CELLS_MAX = 1 << 29  # of a grid; 2 GiB as float32
 
 
@@ -95,7 +96,11 @@ def read_trace(path: Path, resource: str, *, with_others: bool = True) -> Trace:
     for each in set(_RATES) & set(given):
         _scale(grids[each], step_s)
     if not np.isfinite(grids[resource]).any():
-        raise TraceError(f"{path}: {resource} has no values: its columns are empty")
+        raise TraceError(
+            f"{path}: {resource} has no values: its columns hold nothing, or nothing that is "
+            "finite and at least 0 (and of memory, no capacity above 0)"
+        )
+    notes += _of_percent(grids[resource])
     late = np.zeros(shape, dtype=np.int16)
     late[code, place] = np.clip(ts - start_s - place * step_s, -32768, 32767)
     return Trace(
@@ -109,6 +114,13 @@ def read_trace(path: Path, resource: str, *, with_others: bool = True) -> Trace:
         late_s=late,
         notes=notes,
     )
+
+
+def _of_percent(share: Shares) -> tuple[str, ...]:
+    middle = float(np.nanmedian(share))
+    if middle <= _SHARE_MAX:
+        return ()
+    return (f"half of all shares are above {middle:.0f}: 1.0 is the whole allotment, not 1 %",)
 
 
 def _columns(path: Path, resource: str) -> frozenset[str]:
@@ -140,7 +152,7 @@ def _rows(
     """vm_id, ts and a column per resource, ordered by both, one row for each pair: the last."""
     frame = pl.scan_parquet(path).select(
         pl.col("vm_id").cast(pl.String),
-        pl.col("ts").cast(pl.Int64),
+        _seconds(path),
         *(_share(each, columns).cast(pl.Float32).alias(each) for each in resources),
     )
     try:
@@ -158,6 +170,13 @@ def _rows(
         "of a VM and time that were given again (the last counts)": len(placed) - len(once),
     }
     return once, tuple(f"left out {n} rows {why}" for why, n in counts.items() if n)
+
+
+def _seconds(path: Path) -> pl.Expr:
+    """`ts` as unix seconds, from whole numbers, text that is one, or dates."""
+    ts = pl.col("ts")
+    is_date = pl.read_parquet_schema(path)["ts"].is_temporal()
+    return ts.cast(pl.Datetime("us")).dt.epoch("s") if is_date else ts.cast(pl.Int64)
 
 
 def _share(resource: str, columns: frozenset[str]) -> pl.Expr:
@@ -208,7 +227,12 @@ def _step(path: Path, code: Ints, ts: Ints) -> int:
     step = int(values[counts.argmax()])
     if step not in STEPS_S:
         known = ", ".join(map(str, STEPS_S))
-        raise TraceError(f"{path}: its rows are mostly {step} s apart; known steps: {known} s")
+        hint = ""
+        if step % 1000 == 0 and step // 1000 in STEPS_S:
+            hint = "; `ts` counts seconds, these look like milliseconds"
+        raise TraceError(
+            f"{path}: its rows are mostly {step} s apart; known steps: {known} s{hint}"
+        )
     return step
 
 
