@@ -9,7 +9,6 @@ import click
 if TYPE_CHECKING:
     from controller.forecast.backtest.traces import Trace
     from controller.forecast.examples import Source
-    from controller.forecast.network import Network
     from controller.forecast.training import Plan, Trainer
 
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -72,23 +71,26 @@ def _histories(paths: tuple[Path, ...], seed: int) -> tuple[list["Source"], list
         except TraceError as error:
             raise click.BadParameter(str(error), param_hint="--traces") from error
         parts = split(trace, seed)
-        sources.append(_source(parts.part(trace, "train")))
-        judges.append(_source(parts.part(trace, "valid")))
+        sources.extend(_sources(parts.part(trace, "train")))
+        judges.extend(_sources(parts.part(trace, "valid")))
         click.echo(
             f"{path.name}: {len(parts.train)} VMs to learn from, {len(parts.valid)} to judge by"
         )
     return sources, judges
 
 
-def _source(trace: "Trace") -> "Source":
-    """All resources of the trace that were seen at all, CPU first."""
+def _sources(trace: "Trace") -> list["Source"]:
+    """All resources of the trace that were seen at all, CPU first; of a grid of minutes or finer
+    also in the shape that the control loop has."""
     import numpy as np
 
-    from controller.forecast.examples import Source
+    from controller.forecast.examples import MINUTE_S, Source, as_the_loop
 
     grids = [trace.share, *np.moveaxis(trace.others, 1, 0)]
-    seen = [np.ascontiguousarray(one) for one in grids if bool(np.isfinite(one).any())]
-    return Source(trace.name, np.stack(seen), trace.start_s, trace.step_s)
+    kinds = tuple(kind for kind, one in enumerate(grids) if bool(np.isfinite(one).any()))
+    share = np.stack([grids[kind] for kind in kinds])
+    plain = Source(trace.name, share, trace.start_s, trace.step_s, kinds)
+    return [plain, as_the_loop(plain)] if trace.step_s <= MINUTE_S else [plain]
 
 
 def _trainer(
@@ -143,16 +145,17 @@ def _promote(trainer: "Trainer", out: Path, traces: tuple[Path, ...]) -> None:
         "seed": str(trainer.plan.seed),
         "score": f"{score:.5f}",
     }
+    learnt = checkpoint.Checkpoint(network, trainer.archetypes(), about)
     champion = _champion(out, trainer)
     if champion is not None and champion <= score:
         candidate = out.with_name(out.name + ".candidate")
-        checkpoint.write(network, candidate, about)
+        checkpoint.write(learnt, candidate)
         click.echo(
             f"{out} stays: its score is {champion:.5f}, the new one's {score:.5f} "
             f"(lower is better); the new one is {candidate}"
         )
         return
-    checkpoint.write(network, out, about)
+    checkpoint.write(learnt, out)
     before = "" if champion is None else f", {champion:.5f} before"
     click.echo(f"{out}: score {score:.5f}{before} on machines and times not learnt from")
 
@@ -165,7 +168,7 @@ def _champion(out: Path, trainer: "Trainer") -> float | None:
     if not out.exists():
         return None
     try:
-        champion: Network = checkpoint.read(out)[0]
+        champion = checkpoint.read(out).network
     except checkpoint.CheckpointError as error:
         click.echo(f"what is there is not compared: {error}", err=True)
         return None

@@ -1,34 +1,56 @@
-"""The network's weights in a file: safetensors, plain arrays with a few words about them.
+"""What was learnt, in a file: safetensors, plain arrays with a few words about them.
 
 A file is written whole or not at all. One of another version or shape is refused with the reason;
 who reads it goes on without a network and says so.
 """
 
 import os
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from controller.forecast.features import CHANNELS, FACTS
+from controller.forecast.fingerprint import SIZE, Archetypes
 from controller.forecast.network import BINS, EDGES, Network, NetworkMember
 from shared.errors import HrapaqError
 
-FORMAT = "hrapaq-network-1"
+FORMAT = "hrapaq-network-2"
 SHIPPED = Path(__file__).parent / "weights" / "network.safetensors"
 SHIPPED_HORIZON_S = 600
+_FLEET = "fleet."
+Arrays = dict[str, NDArray[np.generic]]
 
 
 class CheckpointError(HrapaqError):
     """A file of weights that cannot be used; the text says which and why."""
 
 
-def write(network: Network, path: Path, about: dict[str, str]) -> None:
-    """Weights and words about them; the file appears when it is complete."""
-    arrays = {one.name: np.ascontiguousarray(getattr(network, one.name)) for one in fields(network)}
-    text = save(arrays | {"edges": EDGES}, metadata={"format": FORMAT, **about})
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What `hrapaq train` finds out."""
+
+    network: Network
+    archetypes: Archetypes
+    about: dict[str, str]
+    fleet: Arrays = field(default_factory=dict)  # what series have in common: `Mixture.learnt`
+
+
+def write(learnt: Checkpoint, path: Path) -> None:
+    """All of it; the file appears when it is complete."""
+    network = {one.name: getattr(learnt.network, one.name) for one in fields(Network)}
+    arrays = network | {
+        "edges": EDGES,
+        "archetypes.centre": learnt.archetypes.centre,
+        "archetypes.scale": learnt.archetypes.scale,
+        "archetypes.usual": np.array([learnt.archetypes.usual]),
+    }
+    arrays |= {_FLEET + name: array for name, array in learnt.fleet.items()}
+    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    text = save(plain, metadata={"format": FORMAT, **learnt.about})
     beside = path.with_name(path.name + ".part")
     with beside.open("wb") as file:
         file.write(text)
@@ -37,8 +59,8 @@ def write(network: Network, path: Path, about: dict[str, str]) -> None:
     beside.replace(path)
 
 
-def read(path: Path) -> tuple[Network, dict[str, str]]:
-    """The weights and what was written about them; CheckpointError."""
+def read(path: Path) -> Checkpoint:
+    """Everything in the file; CheckpointError."""
     try:
         with safe_open(path, framework="numpy") as file:
             about = dict(file.metadata() or {})
@@ -49,10 +71,19 @@ def read(path: Path) -> tuple[Network, dict[str, str]]:
         raise CheckpointError(
             f"{path}: format {about.get('format')!r}, this version reads {FORMAT}"
         )
-    hidden = len(arrays.get("state", ()))
-    _check(path, arrays, hidden)
-    del arrays["edges"]
-    return Network(**arrays), about
+    fleet = {name: array for name, array in arrays.items() if name.startswith(_FLEET)}
+    arrays = {name: array for name, array in arrays.items() if name not in fleet}
+    _check(path, arrays, fleet)
+    return Checkpoint(
+        Network(**{one.name: arrays[one.name] for one in fields(Network)}),
+        Archetypes(
+            arrays["archetypes.centre"],
+            arrays["archetypes.scale"],
+            float(arrays["archetypes.usual"][0]),
+        ),
+        about,
+        {name.removeprefix(_FLEET): array for name, array in fleet.items()},
+    )
 
 
 def shipped(horizon_s: int, target: str) -> NetworkMember | None:
@@ -62,10 +93,12 @@ def shipped(horizon_s: int, target: str) -> NetworkMember | None:
     """
     if horizon_s != SHIPPED_HORIZON_S:
         return None
-    return NetworkMember(read(SHIPPED)[0], peak_target=target == "peak")
+    return NetworkMember(read(SHIPPED).network, peak_target=target == "peak")
 
 
-def _check(path: Path, arrays: dict[str, np.ndarray], hidden: int) -> None:
+def _check(path: Path, arrays: Arrays, fleet: Arrays) -> None:
+    hidden = len(arrays.get("state", ()))
+    around = len(arrays.get("archetypes.centre", ()))
     shapes = {
         "sequence": (CHANNELS, 4 * hidden),
         "state": (hidden, 4 * hidden),
@@ -75,6 +108,9 @@ def _check(path: Path, arrays: dict[str, np.ndarray], hidden: int) -> None:
         "second": (hidden, BINS),
         "second_bias": (BINS,),
         "edges": (BINS + 1,),
+        "archetypes.centre": (around, SIZE),
+        "archetypes.scale": (SIZE,),
+        "archetypes.usual": (1,),
     }
     if set(arrays) != set(shapes):
         odd = sorted(set(arrays) ^ set(shapes))
@@ -83,7 +119,10 @@ def _check(path: Path, arrays: dict[str, np.ndarray], hidden: int) -> None:
         if arrays[name].shape != shape:
             found = arrays[name].shape
             raise CheckpointError(f"{path}: {name} has shape {found}, {shape} is needed")
-        if not np.isfinite(arrays[name]).all():
+    for name, array in (arrays | fleet).items():
+        if not np.isfinite(array).all():
             raise CheckpointError(f"{path}: {name} holds values that are no numbers")
+    if not hidden or not around:
+        raise CheckpointError(f"{path}: empty")
     if not np.array_equal(arrays["edges"], EDGES):
         raise CheckpointError(f"{path}: made for other bins than those of this version")

@@ -1,23 +1,22 @@
-"""What the network is told of a window: two hours in steps of five minutes, and what sums them up.
+"""What the network is told: two hours in steps of five minutes, what sums them up, and a day.
 
 Everything is relative or in logarithms, so that a VM at a hundredth of its allotment looks like one
-at half of it. Finer grids are brought to five minutes. Pure.
+at half of it. Finer grids are brought to five minutes. Of the day it is told the fingerprint. Pure.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.core.state import Bools, Floats
-from controller.forecast.moment import Moment
+from controller.forecast.fingerprint import SIZE, SMALL, Singles
+from controller.forecast.moment import KINDS, Moment
 
-Singles = NDArray[np.float32]
 STEPS = 24
 STEP_S = 300
-SMALL = 0.002  # shares below it are all but nothing: log(share + SMALL)
 CHANNELS = 8
-FACTS = 12
+_OF_WINDOW = 12
+FACTS = _OF_WINDOW + KINDS + SIZE
 DAY_S, WEEK_S = 86_400, 7 * 86_400
 
 
@@ -30,8 +29,8 @@ class Inputs:
     newest: Floats  # (s,) log(share + SMALL); NaN where nothing was seen at all
 
 
-def inputs(moment: Moment, *, peak_target: bool | Bools) -> Inputs:
-    """From a moment on any grid whose step divides five minutes.
+def inputs(moment: Moment, prints: Singles, *, peak_target: bool | Bools) -> Inputs:
+    """From a moment on any grid whose step divides five minutes, and fingerprints (s, SIZE).
 
     `peak_target`: whether the highest until the horizon is asked for; one for all, or (s,).
     """
@@ -62,7 +61,14 @@ def inputs(moment: Moment, *, peak_target: bool | Bools) -> Inputs:
         axis=2,
     )
     facts = _facts(moment, level, missing, newest, peak_target=peak_target)
+    facts = np.concatenate([facts, _kinds(moment), prints], axis=1)
     return Inputs(sequence.astype(np.float32), facts.astype(np.float32), newest)
+
+
+def _kinds(moment: Moment) -> Floats:
+    """(s, KINDS) 1 for the resource that a series is of; all 0 where that is not known."""
+    kind = np.broadcast_to(moment.kind, (len(moment.window),))
+    return np.asarray(kind[:, None] == np.arange(KINDS), dtype=np.float64)
 
 
 def _facts(
@@ -73,7 +79,7 @@ def _facts(
     *,
     peak_target: bool | Bools,
 ) -> Floats:
-    """(s, FACTS)"""
+    """(s, _OF_WINDOW)"""
     series = len(level)
     day = 2 * np.pi * (moment.end_s % DAY_S) / DAY_S
     week = 2 * np.pi * (moment.end_s % WEEK_S) / WEEK_S

@@ -38,6 +38,7 @@ from shared.clock import SECOND_NS
 WITH_NETWORK = "lstm+mixture"
 WITHOUT_NETWORK = "mixture"
 _BAND = int(LEVELS.searchsorted(0.95))
+_LEAST = 5  # grid steps that are seen of a series before the mixture speaks of it
 _RECENT_STEPS = 2  # of which the newest is what use is now: the one under way may be empty yet
 
 
@@ -100,7 +101,7 @@ def _read(weights: Path | None, horizon_s: int) -> Distribution | None:
 
     if weights is None:
         return checkpoint.shipped(horizon_s, "peak")
-    return NetworkMember(checkpoint.read(weights)[0], peak_target=True)
+    return NetworkMember(checkpoint.read(weights).network, peak_target=True)
 
 
 class LiveForecaster:
@@ -148,7 +149,7 @@ class LiveForecaster:
         def turn(one: tuple[Part, When]) -> None:
             part, when = one
             seen = cycle.seen(part.rows, part.places, when.step)
-            part.cohort.turn(seen, when, least=cycle.steps, patient=patient)
+            part.cohort.turn(seen, when, least=max(cycle.steps, _LEAST), patient=patient)
 
         due = []
         for part in parts:

@@ -49,9 +49,9 @@ class Family(Protocol):
 
 
 class Distribution(Protocol):
-    """Anything that gives a CDF from a moment alone, such as a network."""
+    """Anything that gives a CDF from a moment and its day (s, n), such as a network."""
 
-    def cdf(self, moment: Moment, edges: Floats) -> Floats: ...
+    def cdf(self, moment: Moment, day: Small, edges: Floats) -> Floats: ...
 
 
 _NEAR = 0.4  # of the local spread: how near is alike
@@ -291,7 +291,8 @@ class External:
 
     def cdf(self, sight: Sight, grid: Grid, rows: Rows) -> Small:
         edges = grid.edges.astype(np.float64)
-        return np.asarray(self._source.cdf(sight.moment, edges)[:, None, :], dtype=np.float32)
+        found = self._source.cdf(sight.moment, np.take(MIDDLES, sight.day), edges)
+        return np.asarray(found[:, None, :], dtype=np.float32)
 
     def learnt(self) -> Learnt:
         return {}

@@ -199,6 +199,11 @@ class Mixture:
             whole = len(moving) == series
             some, where = (sight, rows) if whole else (sight.of(moving), numbers[moving])
             mass[moving], quantile[moving] = self._say_moving(some, where, remember=remember)
+        if remember:
+            # Said of what was not seen for two hours: nothing is to be learnt from it.
+            blind = numbers[np.isnan(sight.newest)]
+            self.conformal.forget(blind)
+            self._weighing.forget(blind)
         return mass, quantile
 
     def _say_still(self, sight: Sight, rows: Rows) -> tuple[Floats, Small]:

@@ -14,6 +14,7 @@ from controller.core.state import Floats, Ints
 BINS = 20  # equal ones of the allotment; one more lies above it
 EDGES: Floats = np.arange(1, BINS + 1) / BINS  # (20,) upper edges, not part of the bin below
 LEVELS: Floats = np.array([0.5, 0.9, 0.95, 0.99])  # of the quantiles that grants are made from
+KINDS = 4  # of resources
 _ROUNDING = 1e-6
 
 
@@ -25,7 +26,8 @@ class Moment:
     step_s: int
     window: Floats  # (s, w) mean of each step
     peak: Floats  # (s, w) highest within each step; the mean where sources tell no more
-    others: Floats  # (s, 3, w) means of the VM's other resources, in a fixed order; NaN: none
+    others: Floats  # (s, 3, w) means of the VM's other resources, in the order of kinds; NaN: none
+    kind: int | Ints = -1  # of the resource: CPU, memory, disk, network; one for all, or (s,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,7 @@ around no change and wide far off, so that one set of weights serves every level
 bin mass is spread evenly; the distribution can be evaluated at any grid of shares.
 
     sequence (s, 24, 8) -> LSTM -> last state (s, h) --+
-    facts (s, 12) -------------------------------------+-> two layers -> logits (s, 41)
+    facts (s, 33) -------------------------------------+-> two layers -> logits (s, 41)
 
 In NumPy, so that forecasting needs no more than planning does. `training` has the same in torch.
 """
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from controller.core.state import Floats, Ints
-from controller.forecast.features import SMALL, STEPS, Inputs, Singles, inputs
+from controller.forecast.features import STEPS, Inputs, inputs
+from controller.forecast.fingerprint import SMALL, Singles, fingerprint
 from controller.forecast.moment import Moment
 
 _SIDE = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 4, 5)
@@ -24,7 +25,7 @@ EDGES = np.array([-REACH, *(-one for one in reversed(_SIDE)), *_SIDE, REACH])  #
 BINS = len(EDGES) - 1
 ABOVE = 0.02  # of what the masses put above an allotment that was kept so far
 _ROUNDING = 1e-6
-SERIES_AT_ONCE = 8192  # keeps the states of a batch within the cache
+SERIES_AT_ONCE = 2048  # keeps the states of a batch within the cache
 _IMPOSSIBLE = np.float32(-30)
 
 
@@ -56,20 +57,35 @@ class Network:
         return found
 
     def _logits(self, sequence: Singles, facts: Singles) -> Singles:
-        series, h = len(sequence), self.hidden
-        state = np.zeros((series, h), dtype=np.float32)
-        cell = np.zeros_like(state)
+        h = self.hidden
+        weights = self._joined()
+        given = np.zeros((len(sequence), len(weights)), dtype=np.float32)  # state, step, 1
+        given[:, -1] = 1
+        cell = np.zeros((len(sequence), h), dtype=np.float32)
+        gates = np.empty((len(sequence), 4 * h), dtype=np.float32)
+        let_in, kept, new, shown = (gates[:, place * h : (place + 1) * h] for place in range(4))
         for step in range(STEPS):
-            gates = sequence[:, step] @ self.sequence
-            gates += state @ self.state
-            gates += self.gates
-            opened = _sigmoid(gates)  # the cell's part is overwritten by its own curve below
-            cell *= opened[:, h : 2 * h]
-            cell += opened[:, :h] * np.tanh(gates[:, 2 * h : 3 * h])
-            state = opened[:, 3 * h :] * np.tanh(cell)
+            given[:, h:-1] = sequence[:, step]
+            np.tanh(np.matmul(given, weights, out=gates), out=gates)
+            kept += 1  # twice the curve: what is kept doubles, and so does what is let in
+            cell *= kept
+            let_in += 1
+            let_in *= new
+            cell += let_in
+            cell *= np.float32(0.5)
+            shown += 1
+            np.multiply(shown, np.tanh(cell), out=given[:, :h])
+            given[:, :h] *= np.float32(0.5)
+        state = given[:, :h]
         inner = np.concatenate([state, facts], axis=1) @ self.first + self.first_bias
         inner *= _sigmoid(inner)
         return np.asarray(inner @ self.second + self.second_bias, dtype=np.float32)
+
+    def _joined(self) -> Singles:
+        """(h + CHANNELS + 1, 4 h) all that makes the gates; those with a logistic curve halved:
+        1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2, and one curve serves all four."""
+        half = np.repeat(np.array([0.5, 0.5, 1, 0.5], dtype=np.float32), self.hidden)
+        return np.concatenate([self.state, self.sequence, self.gates[None]]) * half
 
 
 def below(mass: Floats, newest: Floats, shares: Floats) -> Floats:
@@ -99,14 +115,15 @@ class NetworkMember:
     peak_target: bool
     name: str = "network"
 
-    def cdf(self, moment: Moment, edges: Floats) -> Floats:
-        """(s, e) probability that the target is below ascending edges (s, e), in shares.
+    def cdf(self, moment: Moment, day: Singles, edges: Floats) -> Floats:
+        """(s, e) probability that the target is below ascending edges (s, e), in shares; of the
+        last day (s, SLOTS) the fingerprint is read.
 
         Where nothing was seen of a series, any share up to its allotment is as likely. Of what was
         never above its allotment in the window, next to nothing is taken to go there: masses are of
         relative changes, and all of it is a place where many stop.
         """
-        given = inputs(moment, peak_target=self.peak_target)
+        given = inputs(moment, fingerprint(day), peak_target=self.peak_target)
         unseen = np.isnan(given.newest)
         newest = np.where(unseen, 0.0, given.newest)
         seen = Inputs(given.sequence, given.facts, newest)

@@ -64,8 +64,8 @@ def moment_of(
     share = mean / reference[..., None]
     others = np.full((*share.shape[:2], OTHERS, share.shape[-1]), np.nan)
     for resource in range(RESOURCES):
-        for place in range(1, RESOURCES):
-            others[:, resource, place - 1] = share[:, (resource + place) % RESOURCES]
+        for place, other in enumerate(each for each in range(RESOURCES) if each != resource):
+            others[:, resource, place] = share[:, other]
     width = share.shape[-1]
     return Moment(
         end_s=end_s,
@@ -73,6 +73,7 @@ def moment_of(
         window=share.reshape(-1, width)[series],
         peak=(peak / reference[..., None]).reshape(-1, width)[series],
         others=others.reshape(-1, OTHERS, width)[series],
+        kind=series % RESOURCES,  # ours come first among the kinds, in the same order
     )
 
 

@@ -99,7 +99,11 @@ def look(moment: Moment, horizon_steps: int, target: Target) -> Sight:
 def rows_of(moment: Moment, rows: Ints | slice) -> Moment:
     """The moment of some series alone."""
     return replace(
-        moment, window=moment.window[rows], peak=moment.peak[rows], others=moment.others[rows]
+        moment,
+        window=moment.window[rows],
+        peak=moment.peak[rows],
+        others=moment.others[rows],
+        kind=moment.kind if isinstance(moment.kind, int) else moment.kind[rows],
     )
 
 

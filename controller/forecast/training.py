@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from controller.forecast.checkpoint import CheckpointError
-from controller.forecast.examples import Examples, Source, batches, epoch
-from controller.forecast.features import CHANNELS, FACTS, SMALL
+from controller.forecast.examples import Examples, Source, batches, epoch, prints
+from controller.forecast.features import CHANNELS, FACTS
+from controller.forecast.fingerprint import SMALL, Archetypes, archetypes
 from controller.forecast.moment import EDGES as SHARES
 from controller.forecast.network import BINS, EDGES, Network
 
@@ -29,6 +30,7 @@ BATCH = 1024
 SCORE_WEIGHT = 2.0  # of the ranked probability score against the log loss
 RATE = 4e-3
 CLIP = 1.0
+_PRINTS = 20_000  # that archetypes are made of
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,11 @@ class Trainer:
         best = TorchNetwork(self.plan.hidden)
         best.load_state_dict(self.best_weights)
         return best.export()
+
+    def archetypes(self) -> Archetypes:
+        """What machines that it learns from gather around."""
+        random = default_rng([self.plan.seed, 0])
+        return archetypes(prints(self.sources, random, _PRINTS, self.plan.horizon_s), random)
 
     def save(self, path: Path) -> None:
         """What `resume` needs; the file appears when it is complete."""

@@ -46,14 +46,14 @@ def test_it_learns_and_keeps_the_better(traces, tmp_path):
     done = run(traces, out)
     assert done.exit_code == 0, done.output
     assert "on machines and times not learnt from" in done.output
-    _, about = checkpoint.read(out)
+    about = checkpoint.read(out).about
     assert about["traces"] == "small"
     first = out.read_bytes()
     again = run(traces, out)  # the same seed: no better than what is there
     assert again.exit_code == 0, again.output
     assert "stays" in again.output
     assert out.read_bytes() == first
-    assert checkpoint.read(tmp_path / "network.safetensors.candidate")[1] == about
+    assert checkpoint.read(tmp_path / "network.safetensors.candidate").about == about
     assert not (tmp_path / "network.safetensors.state").exists()
 
 

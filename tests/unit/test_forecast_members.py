@@ -166,7 +166,7 @@ def test_states_follow_their_series_when_some_come_and_go(make):
 
 def test_what_comes_from_outside_is_one_member():
     class Even:
-        def cdf(self, moment, edges):
+        def cdf(self, moment, day, edges):
             return np.clip(edges, 0, 1)
 
     values = np.random.default_rng(7).uniform(0, 1, (2, 30))

@@ -145,7 +145,7 @@ def test_weights_go_to_the_least_of_the_quadratic_form():
 
 def test_the_network_is_a_member_that_is_favoured():
     class Even:
-        def cdf(self, moment, edges):
+        def cdf(self, moment, day, edges):
             return np.clip(edges, 0, 1)
 
     values = np.full((2, 5), 0.5)
@@ -211,7 +211,7 @@ def test_series_that_stood_still_are_not_asked_of_the_network_until_they_wake():
     class Counts:
         asked = 0
 
-        def cdf(self, moment, edges):
+        def cdf(self, moment, day, edges):
             self.asked += len(moment.window)
             return np.clip(edges, 0, 1)
 
@@ -251,7 +251,7 @@ def _taught(seed, steps=60, **more):
 
 
 class _Even:
-    def cdf(self, moment, edges):
+    def cdf(self, moment, day, edges):
         return np.clip(edges, 0, 1)
 
 
@@ -316,3 +316,22 @@ def test_a_burst_does_not_send_quantiles_to_the_end_of_the_scale_for_hours(level
     top = np.array(made)[:, :, -1]  # of each step, at .99
     assert (top[240:] <= 1.0 + 1e-6).all()
     assert (np.median(top[270:330], axis=0) < 0.85).all()
+
+
+def test_nothing_is_learnt_from_what_was_said_in_the_dark():
+    """After two hours of which nothing was seen, the first outcomes settle no prediction."""
+    values = np.random.default_rng(11).uniform(0.2, 0.8, (3, 60))
+    mixture = make_predictor(_HORIZON, "value")
+    moments = list(_moments(values))
+    for moment in moments[:40]:
+        mixture.step(moment)
+    dark = np.full((3, _WINDOW), np.nan)
+    for moment in moments[40 : 40 + _HORIZON]:
+        mixture.step(replace(moment, window=dark, peak=dark))
+    before = mixture._weighing._outcomes.copy()
+    assert (before > 5).all()
+    for moment in moments[40 + _HORIZON : 40 + 2 * _HORIZON]:
+        mixture.step(moment)
+        np.testing.assert_array_equal(mixture._weighing._outcomes, before)
+    mixture.step(moments[40 + 2 * _HORIZON])
+    assert (mixture._weighing._outcomes != before).all()

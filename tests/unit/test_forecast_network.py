@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from controller.forecast import checkpoint
 from controller.forecast.features import CHANNELS, FACTS, STEPS, inputs
+from controller.forecast.fingerprint import SIZE, SLOTS, Archetypes
 from controller.forecast.moment import BINS as SHARE_BINS
 from controller.forecast.moment import EDGES as SHARES
 from controller.forecast.moment import Moment, bin_of
@@ -33,11 +34,30 @@ def some_network(hidden=6, seed=1):
     )
 
 
+def some_checkpoint(fleet=None, seed=1):
+    random = np.random.default_rng(seed)
+    centre = random.normal(0, 1, (4, SIZE)).astype(np.float32)
+    around = Archetypes(centre, np.ones(SIZE, np.float32), 0.5)
+    return checkpoint.Checkpoint(some_network(), around, {"data": "none"}, fleet or {})
+
+
 def moment(window, step_s=300, others=None, end_s=1_700_000_000):
     window = np.asarray(window, dtype=np.float64)
     if others is None:
         others = np.full((len(window), 3, window.shape[1]), np.nan)
     return Moment(end_s, step_s, window, window, others)
+
+
+def day(series=1, seed=1):
+    """Targets of a day, half of it unseen."""
+    random = np.random.default_rng(seed)
+    shares = random.uniform(0, 1, (series, SLOTS)).astype(np.float32)
+    shares[:, : SLOTS // 2] = np.nan
+    return shares
+
+
+def prints(series=1):
+    return np.zeros((series, SIZE), dtype=np.float32)
 
 
 def drawn(seed, step_s=300):
@@ -54,7 +74,8 @@ def drawn(seed, step_s=300):
 def test_any_window_gives_a_distribution(seed, step_s):
     member = NetworkMember(some_network(), peak_target=bool(seed % 2))
     edges = np.sort(np.random.default_rng(seed).uniform(0, 2, (5, 12)), axis=1)
-    found = member.cdf(drawn(seed, step_s), np.concatenate([edges, np.full((5, 1), 1e4)], axis=1))
+    edges = np.concatenate([edges, np.full((5, 1), 1e4)], axis=1)
+    found = member.cdf(drawn(seed, step_s), day(5, seed), edges)
     assert np.isfinite(found).all()
     assert (np.diff(found, axis=1) >= -1e-12).all()
     assert (found >= 0).all()
@@ -63,14 +84,14 @@ def test_any_window_gives_a_distribution(seed, step_s):
 
 def test_nothing_lies_below_a_share_of_nothing():
     member = NetworkMember(some_network(), peak_target=False)
-    found = member.cdf(moment(np.zeros((1, STEPS))), np.array([[0.0, 1e-4, 2.0]]))
+    found = member.cdf(moment(np.zeros((1, STEPS))), day(), np.array([[0.0, 1e-4, 2.0]]))
     assert found[0, 0] == 0
     assert found[0, 1] > 0
 
 
 def test_what_was_never_seen_may_be_anything_up_to_the_allotment():
     member = NetworkMember(some_network(), peak_target=False)
-    found = member.cdf(moment(np.full((1, STEPS), np.nan)), np.array([[0.25, 0.5, 1.5]]))
+    found = member.cdf(moment(np.full((1, STEPS), np.nan)), day(), np.array([[0.25, 0.5, 1.5]]))
     assert found.tolist() == [[0.25, 0.5, 1.0]]
 
 
@@ -78,7 +99,9 @@ def test_finer_grids_say_what_five_minutes_do():
     rng = np.random.default_rng(2)
     coarse = rng.uniform(0, 1, (3, STEPS))
     fine = np.repeat(coarse, 10, axis=1)
-    one, other = (inputs(m, peak_target=False) for m in (moment(coarse), moment(fine, 30)))
+    one, other = (
+        inputs(m, prints(3), peak_target=False) for m in (moment(coarse), moment(fine, 30))
+    )
     np.testing.assert_allclose(one.sequence, other.sequence, atol=1e-6)
     np.testing.assert_allclose(one.facts, other.facts, atol=1e-6)
 
@@ -86,7 +109,7 @@ def test_finer_grids_say_what_five_minutes_do():
 def test_gaps_take_what_was_seen_last_and_are_told():
     window = np.full((1, STEPS), np.nan)
     window[0, [3, 10]] = [0.2, 0.6]
-    given = inputs(moment(window), peak_target=False)
+    given = inputs(moment(window), prints(), peak_target=False)
     level, missing = given.sequence[0, :, 0], given.sequence[0, :, 4]
     assert (level[:10] == level[3]).all()
     assert (level[10:] == level[10]).all()
@@ -103,12 +126,20 @@ def test_mass_is_kept_between_edges():
 
 def test_a_file_of_weights_comes_back_as_it_was(tmp_path):
     path = tmp_path / "n.safetensors"
-    checkpoint.write(some_network(), path, {"data": "none"})
-    network, about = checkpoint.read(path)
-    assert about["data"] == "none"
-    member, same = (NetworkMember(one, peak_target=False) for one in (some_network(), network))
+    fleet = {"weights": np.arange(3.0), "errors": np.ones((3, 3), np.float32)}
+    written = some_checkpoint(fleet)
+    checkpoint.write(written, path)
+    found = checkpoint.read(path)
+    assert found.about["data"] == "none"
     edges = np.broadcast_to(SHARES, (5, SHARE_BINS))
-    np.testing.assert_array_equal(member.cdf(drawn(3), edges), same.cdf(drawn(3), edges))
+    one, same = (NetworkMember(each.network, peak_target=False) for each in (written, found))
+    np.testing.assert_array_equal(
+        one.cdf(drawn(3), day(5), edges), same.cdf(drawn(3), day(5), edges)
+    )
+    np.testing.assert_array_equal(found.archetypes.centre, written.archetypes.centre)
+    assert found.archetypes.usual == written.archetypes.usual
+    assert sorted(found.fleet) == ["errors", "weights"]
+    np.testing.assert_array_equal(found.fleet["weights"], fleet["weights"])
     assert [one.name for one in tmp_path.iterdir()] == ["n.safetensors"]
 
 
@@ -128,11 +159,14 @@ def spoiled(path, **changes):
         ({"state": np.zeros((6, 25), np.float32)}, "state has shape"),
         ({"second_bias": np.full(BINS, np.nan, np.float32)}, "second_bias holds"),
         ({"edges": np.arange(BINS + 1.0)}, "other bins"),
+        ({"archetypes.scale": np.ones(3, np.float32)}, "archetypes.scale has shape"),
+        ({"archetypes.centre": np.ones((0, SIZE), np.float32)}, "empty"),
+        ({"fleet.weights": np.array([np.inf])}, "fleet.weights holds"),
     ],
 )
 def test_a_file_of_another_kind_is_refused_with_the_reason(tmp_path, changes, words):
     path = tmp_path / "n.safetensors"
-    checkpoint.write(some_network(), path, {})
+    checkpoint.write(some_checkpoint({"weights": np.ones(3)}), path)
     spoiled(path, **changes)
     with pytest.raises(checkpoint.CheckpointError, match=words):
         checkpoint.read(path)
@@ -156,7 +190,20 @@ def test_other_weights_say_something_else():
     edges = np.broadcast_to(SHARES, (5, SHARE_BINS))
     one = NetworkMember(some_network(), peak_target=False)
     other = replace(one, network=some_network(seed=2))
-    assert not np.allclose(one.cdf(drawn(4), edges), other.cdf(drawn(4), edges))
+    assert not np.allclose(one.cdf(drawn(4), day(5), edges), other.cdf(drawn(4), day(5), edges))
+
+
+def test_the_day_and_the_resource_matter():
+    member = NetworkMember(some_network(), peak_target=False)
+    edges = np.broadcast_to(SHARES, (5, SHARE_BINS))
+    usual = member.cdf(drawn(4), day(5), edges)
+    assert not np.allclose(member.cdf(drawn(4), day(5, seed=2) / 3, edges)[1:], usual[1:])
+    memory = replace(drawn(4), kind=1)
+    assert not np.allclose(member.cdf(memory, day(5), edges)[1:], usual[1:])
+    np.testing.assert_array_equal(
+        member.cdf(replace(drawn(4), kind=np.ones(5, np.int64)), day(5), edges),
+        member.cdf(memory, day(5), edges),
+    )
 
 
 def test_a_network_comes_with_the_program_for_the_horizon_that_it_knows():
@@ -165,6 +212,7 @@ def test_a_network_comes_with_the_program_for_the_horizon_that_it_knows():
     assert member.peak_target
     assert checkpoint.SHIPPED.stat().st_size < 1_000_000
     assert checkpoint.shipped(300, "value") is None
-    steady = member.cdf(moment(np.full((1, STEPS), 0.3)), np.array([[0.1, 0.6]]))
+    held = np.full((1, SLOTS), 0.3, dtype=np.float32)
+    steady = member.cdf(moment(np.full((1, STEPS), 0.3)), held, np.array([[0.1, 0.6]]))
     assert steady[0, 0] < 0.1
     assert steady[0, 1] > 0.9

@@ -22,7 +22,7 @@ def steps_source(seed=1, step_s=300, resources=1):
     level = np.where(phase % 4 < 2, 0.7, 0.1) + rng.normal(0, 0.01, phase.shape)
     share = np.maximum(level, 0).astype(np.float32)
     share[:, 0, :50] = np.nan
-    return Source("steps", share, 1_700_000_000, step_s)
+    return Source("steps", share, 1_700_000_000, step_s, tuple(range(resources)))
 
 
 def test_without_torch_it_says_the_same():
@@ -90,10 +90,14 @@ def test_what_another_plan_left_is_refused(tmp_path):
 def test_finer_histories_and_several_resources_are_drawn_from(step_s):
     rng = np.random.default_rng(4)
     share = rng.uniform(0, 1, (3, 5, 1200)).astype(np.float32)
-    examples = draw(Source("fine", share, 0, step_s), rng, 200, 600)
+    examples = draw(Source("fine", share, 0, step_s, (0, 1, 3)), rng, 200, 600)
     assert len(examples.target) == 200
-    assert np.abs(examples.inputs.sequence[:, :, 5:7]).sum() > 0, "two other resources are told"
-    assert examples.inputs.sequence[:, :, 7].sum() == 0, "and there is no third"
+    of_memory = examples.inputs.facts[:, 13] == 1
+    assert 20 < of_memory.sum() < 180
+    others = np.abs(examples.inputs.sequence[:, :, 5:]).sum(axis=(0, 1))
+    assert (others > 0).all(), "CPU, memory and network are told in places of their own"
+    others = np.abs(examples.inputs.sequence[of_memory, :, 5:]).sum(axis=(0, 1))
+    assert (others > 0).tolist() == [True, False, True], "there is no disk beside memory"
 
 
 def test_too_short_a_history_is_refused():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from controller.core.state import Bools, Floats, Ints
 from controller.forecast.backtest.scores import Tally
-from controller.forecast.backtest.traces import Shares, Trace, TraceError, hourly
+from controller.forecast.backtest.traces import RESOURCE_NAMES, Shares, Trace, TraceError, hourly
 from controller.forecast.moment import BINS, LEVELS, Moment, Prediction, Predictor
 from controller.forecast.sight import Target
 
@@ -159,7 +159,8 @@ class _View:
         window = self._last(self.share, step)
         others = self._nothing if self._empty else self._last(self._trace.others, step)
         end_s = self._trace.start_s + (step + 1) * self._trace.step_s
-        return Moment(end_s, self._trace.step_s, window, window, others)
+        kind = RESOURCE_NAMES.index(self._trace.resource)
+        return Moment(end_s, self._trace.step_s, window, window, others, kind)
 
     def _last(self, values: Shares, step: int) -> Floats:
         first = step + 1 - self._steps
