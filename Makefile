@@ -22,7 +22,7 @@ test: setup  ## Sets up and runs all tests (minutes). ARGS="-k name" go to pytes
 bench:  ## Prints tables of speed and size, beside CP-SAT, HiGHS and numba. TRACES=DIR: real demand.
 	@deploy/setup.sh bench
 	@set -e; for script in tests/bench/bench_*.py; do \
-		case $$script in *allocate*) set -- $(if $(TRACES),--traces "$(TRACES)") ;; *) set -- ;; esac; \
+		case $$script in *allocate*|*bench_forecast.py) set -- $(if $(TRACES),--traces "$(TRACES)") ;; *) set -- ;; esac; \
 		echo "== $$script"; $(PYTHON_HERE) $$script "$$@"; done
 
 .PHONY: fuzz
