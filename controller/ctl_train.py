@@ -24,8 +24,8 @@ FILE = click.Path(dir_okay=False, path_type=Path)
     help="Parquet, as for `backtest`; may be given several times.",
 )
 @click.option("--out", required=True, type=FILE, help="Where the weights go (safetensors).")
-@click.option("--hidden", default=64, show_default=True, type=click.IntRange(4, 512))
-@click.option("--epochs", default=24, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--hidden", default=48, show_default=True, type=click.IntRange(4, 512))
+@click.option("--epochs", default=16, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--windows", default=300_000, show_default=True, type=click.IntRange(1000))
 @click.option("--seed", default=1, show_default=True, type=click.IntRange(0))
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 64),
