@@ -1,7 +1,6 @@
 """Counts what cycles did, for operators and for Prometheus, and keeps the last plans."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +10,7 @@ from controller.forecast.skill import SkillBook
 from controller.gate import Apply, Ask, Gated, Held
 from controller.metrics import ControllerMetrics
 from controller.outcome import PlanOutcome, Result
-from controller.view import PLANS_MAX, REJECTED, VERIFIED, WAITING, PlanRecord, Totals
+from controller.view import PLANS_MAX, REJECTED, VERIFIED, WAITING, Judged, PlanRecord, Totals
 from shared.clock import SECOND_NS
 from shared.resources import Resource
 
@@ -67,8 +66,9 @@ class Books:
             for one in self.plans
         )
 
-    def skill(self, book: SkillBook, series: Mapping[str, int]) -> None:
-        """Means over the machines whose skill is known; how many series each method forecasts."""
+    def skill(self, book: SkillBook, judged: Judged | None) -> None:
+        """Means over the machines whose skill is known; how many series each method forecasts, and
+        how many are unlike what the network was taught."""
         skill, coverage = book.skill(book.ids), book.coverage(book.ids)
         for resource in Resource:
             known = ~np.isnan(skill[:, resource])
@@ -78,7 +78,9 @@ class Books:
             known = ~np.isnan(coverage[:, resource])
             if known.any():
                 self.metrics.coverage(resource.word, float(coverage[known, resource].mean()))
-        self.metrics.series(series)
+        if judged is not None:
+            self.metrics.series(judged.series)
+            self.metrics.novel(judged.novel)
 
     def rename(self, plan_id: str, verdict: str) -> None:
         self.plans = tuple(

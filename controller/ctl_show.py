@@ -16,6 +16,11 @@ from rich.table import Table
 from shared.pb import admin_pb2 as pb
 from shared.resources import Resource, amount_text, resource_of
 
+_MEANING = (
+    'skill: 1 perfect, 0 no better than "as now" or at rest, below 0 worse\n'
+    "under p95: share of outcomes at or below p95, which should be 95 %; ?: too early"
+)
+NOVEL = 1.0  # novelty above it: unlike what the network was taught
 WIDE_COLUMNS = 122  # what the table of VMs needs
 AMOUNTS = (">use", ">p50", ">p95", ">grant")
 KEPT_WHOLE = {"VM", "node", "mode", "state", "resource"}
@@ -134,23 +139,22 @@ def _judged_cells(amounts: pb.Amounts, age: str) -> list[str]:
     if not amounts.forecast_method:
         return ["", "", "", "[dim]none yet[/]"]
     skill = f"{amounts.forecast_skill:+.2f}" if amounts.HasField("forecast_skill") else "?"
+    skill += "*" if amounts.forecast_novelty > NOVEL else " "  # figures stay below each other
     known = amounts.HasField("forecast_coverage")
     share = f"{amounts.forecast_coverage:.1%}" if known else "?"
     method = escape(amounts.forecast_method.partition(" (")[0])
     return [age, skill, f"{share} of {amounts.forecast_outcomes}", method]
 
 
-def _print_reasons(vms: Iterable[pb.VmRow]) -> None:
+def _print_reasons(vms: Sequence[pb.VmRow]) -> None:
     """What the columns mean, and why a method is not what it could be."""
     methods = {amounts.forecast_method for vm in vms for amounts in vm.resources}
     for method in sorted(each for each in methods if " (" in each):
         console().print(f"[dim]{escape(method)}[/]")
     if methods - {""}:
-        meaning = (
-            'skill: 1 perfect, 0 no better than "as now", below 0 worse; under p95: the share of '
-            "outcomes at or below p95, which should be 95 %"
-        )
-        console().print(f"[dim]{meaning}[/]")
+        console().print(f"[dim]{_MEANING}[/]")
+    if any(amounts.forecast_novelty > NOVEL for vm in vms for amounts in vm.resources):
+        console().print("[dim]*: unlike what the network was taught, see `hrapaq explain`[/]")
 
 
 def _wide_rows(about: tuple[str, ...], resources: Sequence[pb.Amounts]) -> Iterator[list[str]]:
@@ -208,6 +212,8 @@ def show_explanation(explanation: pb.Explanation) -> None:
             out.print(f"shadow price of a quantum at its host: {resource.price_micro / 1e6:.3f}")
         if resource.forecast_mattered:
             out.print(escape(resource.forecast_mattered))
+        if resource.forecast_unlike:
+            out.print(escape(resource.forecast_unlike))
         table = _table(">level", ">worth", ">less its price", ">enough with", "")
         for option in resource.options:
             chosen = "[bold green]chosen[/]" if option.level == resource.chosen else ""

@@ -16,7 +16,16 @@ from controller.core.state import (
     Policy,
     Snapshot,
 )
-from controller.rows import HOLD_TEXT, VALUE_SCALE, known, price_micro, quantile, vm_row
+from controller.forecast.protocol import NOVEL
+from controller.rows import (
+    HOLD_TEXT,
+    VALUE_SCALE,
+    known,
+    novelty_of,
+    price_micro,
+    quantile,
+    vm_row,
+)
 from controller.view import View
 from shared.pb import admin_pb2 as pb
 from shared.resources import Resource, amount_text
@@ -115,6 +124,7 @@ def _resource_message(view: View, case: _Case) -> pb.ResourceExplanation:
         price_micro=case.price,
         without_forecast=case.without,
         forecast_mattered=_mattered(case),
+        forecast_unlike=_unlike(case),
     )
 
 
@@ -149,6 +159,17 @@ def _mattered(case: _Case) -> str:
     return (
         f"the forecast mattered: {alone} would get {case.text(case.without)}, "
         f"with it {case.text(case.chosen)}"
+    )
+
+
+def _unlike(case: _Case) -> str:
+    """Where the network cannot know better."""
+    novelty = novelty_of(case.view, case.machine, case.resource)
+    if novelty is None or novelty <= NOVEL:
+        return ""
+    return (
+        f"unlike what the network was taught: novelty {novelty:.2f}, where 95 % of that has 1 or "
+        "less; how good its forecasts are all the same, their skill tells"
     )
 
 

@@ -54,6 +54,9 @@ class ControllerMetrics:
         self._series = self._gauge(
             "forecast_series", "Series (a VM's resource) that each method forecasts.", "method"
         )
+        self._novel = self._gauge(
+            "forecast_novel_series", "Series unlike what the network was taught.", "resource"
+        )
         self._latency = Histogram(
             f"{PREFIX}_sample_to_command_seconds",
             "From the newest telemetry that a plan was made of to its first command.",
@@ -111,6 +114,10 @@ class ControllerMetrics:
     def series(self, by_method: Mapping[str, int]) -> None:
         for method, count in by_method.items():
             self._series.labels(method.partition(" (")[0]).set(count)  # without the reason
+
+    def novel(self, by_resource: Mapping[str, int]) -> None:
+        for resource, count in by_resource.items():
+            self._novel.labels(resource).set(count)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)

@@ -1,6 +1,6 @@
 """How the controller's parts are, in words. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from controller.ingest import IngestStatus
 from controller.sessions import Agent
 from controller.table import Node
 from controller.view import Judged, NodeInfo, Part
+from shared.resources import Resource
+
+_COMPARED_MIN = 20  # series, before their share says anything
+_NOVEL_SHARE_MAX = 0.2  # one in twenty is as usual
 
 
 def telemetry_part(status: IngestStatus) -> Part:
@@ -55,15 +59,24 @@ def forecast_part(standing: Standing, horizon_s: int, judged: Judged | None) -> 
     words = [f"{standing.method}, {horizon_s / 60:g} min ahead"]
     if judged is None:
         words.append("none yet")
-    elif judged.series.get(standing.method, 0) > 0:
-        others = {name: n for name, n in judged.series.items() if n and name != standing.method}
-        if others:
-            new, every = sum(others.values()), sum(judged.series.values())
-            words.append(f"{new} of {every} series are too new for it: {', '.join(sorted(others))}")
+    else:
+        words.extend(_newcomers(standing, judged.series))
+    if judged is not None and judged.compared >= _COMPARED_MIN:
+        novel, every = sum(judged.novel.values()), judged.compared
+        if novel > _NOVEL_SHARE_MAX * every:
+            words.append(f"{novel} of {every} series are unlike what the network was taught")
     detail = ", ".join(words)
     if standing.trouble:
         return Part("forecast", healthy=False, detail=f"{detail}: {standing.trouble}")
     return Part("forecast", healthy=True, detail=detail)
+
+
+def _newcomers(standing: Standing, series: Mapping[str, int]) -> Iterator[str]:
+    others = {name: count for name, count in series.items() if count and name != standing.method}
+    if others:
+        new, every = sum(others.values()), sum(series.values())
+        many = "all" if new == every else f"{new} of {every}"
+        yield f"{many} series are too new for it: {', '.join(sorted(others))}"
 
 
 def judged(said: Said, standing: Standing, book: SkillBook, ids: tuple[str, ...]) -> Judged:
@@ -74,7 +87,16 @@ def judged(said: Said, standing: Standing, book: SkillBook, ids: tuple[str, ...]
     series = {EMPIRICAL: int(known.sum()) - learnt - borrowed}
     if forecast.method != EMPIRICAL:
         series |= {forecast.method: learnt, BORROWED: borrowed}
-    return Judged(said, standing, book.coverage(ids), book.compared(ids), series)
+    novel = {resource.word: int(said.novel[:, resource].sum()) for resource in Resource}
+    return Judged(
+        said,
+        standing,
+        book.coverage(ids),
+        book.compared(ids),
+        series,
+        int(said.compared.sum()),
+        novel,
+    )
 
 
 def node_info(node: Node) -> NodeInfo:

@@ -168,15 +168,28 @@ def _tell_forecast(view: View, machine: int, resource: Resource, amounts: pb.Amo
     if forecast is None:
         return
     if not np.isnan(forecast.skill[at]):
-        amounts.forecast_skill = float(forecast.skill[at])
+        amounts.forecast_skill = round(float(forecast.skill[at]), 4)
     if judged is None:
         return
     amounts.forecast_outcomes = int(judged.outcomes[at])
     if not np.isnan(judged.coverage[at]):
-        amounts.forecast_coverage = float(judged.coverage[at])
+        amounts.forecast_coverage = round(float(judged.coverage[at]), 4)
     if not np.isnan(forecast.quantile[at]).any():
         otherwise = BORROWED if judged.said.borrowed[at] else EMPIRICAL
         amounts.forecast_method = forecast.method if judged.said.learnt[at] else otherwise
+    novelty = novelty_of(view, machine, resource)
+    if novelty is not None:
+        amounts.forecast_novelty = round(novelty, 3)
+        assert judged.said.archetype is not None
+        amounts.forecast_archetype = int(judged.said.archetype[at])
+
+
+def novelty_of(view: View, machine: int, resource: Resource) -> float | None:
+    """How unlike what the network was taught; None where that is not known."""
+    if view.judged is None or view.judged.said.novelty is None:
+        return None
+    found = float(view.judged.said.novelty[machine, resource])
+    return None if np.isnan(found) else found
 
 
 def known(amount: int) -> int | None:

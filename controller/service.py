@@ -314,8 +314,7 @@ class Controller:
         outcomes: list[PlanOutcome],
     ) -> None:
         took_ns = sum(watch.took_ns.values())
-        shown = self._view.judged
-        self.books.skill(self._skill, {} if shown is None else shown.series)
+        self.books.skill(self._skill, self._view.judged)
         self.books.metrics.cycle({name: ns / SECOND_NS for name, ns in watch.took_ns.items()})
         self.publish(cycles=self._view.cycles + 1, last_cycle_ns=took_ns)
         vms = int((look.snapshot.parent >= 0).sum())

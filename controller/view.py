@@ -80,6 +80,8 @@ class Judged:
     coverage: Floats  # (n, 3) share of outcomes at or below the .95 quantile; NaN: too few
     outcomes: Ints  # (n, 3) that were compared with forecasts
     series: Mapping[str, int]  # how many each method forecasts, by its name
+    compared: int = 0  # series that were held against what the network was taught
+    novel: Mapping[str, int] = field(default_factory=dict)  # resource -> how many are unlike that
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.core.state import RESOURCES, Floats, Ints
+from controller.forecast.fingerprint import Archetypes
 from controller.forecast.learnt import Learnt, combined
 from controller.forecast.mixture import Mixture
+from controller.forecast.novelty import NONE, compared, whose_turn
 from controller.forecast.protocol import Singles
 from controller.forecast.shares import LEVELS, moment_of, references
 
@@ -22,6 +25,17 @@ GONE_TURNS = 24  # blocks after which a machine that is not seen any more is for
 
 TEACHERS = 8  # cohorts that a new one asks
 TEACHES_AFTER = 24  # blocks: two hours at the least, with blocks of five minutes
+
+# What a cohort holds of every place besides who is absent.
+_OF_PLACES = (
+    "_anew",
+    "reference",
+    "samples",
+    "made_at_step",
+    "quantile",
+    "archetype",
+    "novelty",
+)
 
 MakeMixture = Callable[[Learnt | None], Mixture]  # from what others taught
 
@@ -48,15 +62,21 @@ class When:
 
 
 class Cohort:
-    """Up to `machines_max` machines; `size` places, of which some may be empty."""
+    """Up to `machines_max` machines; `size` places, of which some may be empty.
 
-    def __init__(self, mixture: Mixture, machines_max: int, first_step: int) -> None:
+    `known`: what the network was taught from, against which series are held.
+    """
+
+    def __init__(
+        self, mixture: Mixture, machines_max: int, first_step: int, known: Archetypes | None = None
+    ) -> None:
         self.machines_max = machines_max
         self.first_step = first_step  # its blocks end with this grid step, the last of block 0
         self.last_block = -1
         self.ids: list[str] = []  # "" where the place is empty
         self.free: list[int] = []
-        self._mixture = mixture
+        self._mixture, self._known = mixture, known
+        self._turns = 0
         self._stepped = 0  # places that the mixture knows
         self._absent = np.zeros(0, dtype=np.int64)  # (size,) turns since the machine was seen
         self._anew = np.zeros((0, RESOURCES), dtype=np.bool_)
@@ -64,6 +84,8 @@ class Cohort:
         self.samples = np.zeros((0, RESOURCES), dtype=np.int64)
         self.made_at_step = np.zeros((0, RESOURCES), dtype=np.int64)
         self.quantile: Singles = np.zeros((0, RESOURCES, len(LEVELS)), dtype=np.float32)
+        self.archetype: NDArray[np.int16] = np.zeros((0, RESOURCES), dtype=np.int16)
+        self.novelty: Singles = np.zeros((0, RESOURCES), dtype=np.float32)
 
     @property
     def size(self) -> int:
@@ -98,7 +120,7 @@ class Cohort:
         if not more:
             return
         self._absent = np.concatenate([self._absent, np.zeros(more, dtype=np.int64)])
-        for name in ("_anew", "reference", "samples", "made_at_step", "quantile"):
+        for name in _OF_PLACES:
             held = getattr(self, name)
             empty = np.zeros((more, *held.shape[1:]), dtype=held.dtype)
             setattr(self, name, np.concatenate([held, empty]))
@@ -123,6 +145,8 @@ class Cohort:
         self.samples[seen.places] = seen.samples
         self.made_at_step[:] = when.step
         self.last_block = when.block
+        if self._known is not None:
+            self._compare(self._known)
 
     def again(self, seen: Seen, series: Ints, when: When) -> None:
         """Predicts some `series` (of `seen`, machine times 3 plus resource) anew, out of turn."""
@@ -144,6 +168,13 @@ class Cohort:
         old = np.flatnonzero(self._absent > GONE_TURNS)
         return [place for place in old.tolist() if self.ids[place]]
 
+    def _compare(self, known: Archetypes) -> None:
+        """Holds the last day of those whose turn it is against what was taught."""
+        series = whose_turn(RESOURCES * self.size, self._turns)
+        self._turns += 1
+        at = series // RESOURCES, series % RESOURCES
+        self.archetype[at], self.novelty[at] = compared(known, self._mixture.day.ordered(series))
+
     def _clear(self, places: Ints) -> None:
         places = places[places < len(self._absent)]
         self._absent[places] = 0
@@ -151,6 +182,7 @@ class Cohort:
         self.reference[places] = np.nan
         self.samples[places] = 0
         self.quantile[places] = np.nan
+        self.archetype[places], self.novelty[places] = NONE, np.nan
 
     def _restart(self, seen: Seen) -> None:
         """Counts who is absent, and lets series begin anew whose reference is another now."""
@@ -160,6 +192,7 @@ class Cohort:
         highest = np.fmax.reduce(seen.peak, axis=-1)
         now = references(seen.maximum, before, highest)
         self._anew[seen.places] |= now != before
+        self.archetype[self._anew], self.novelty[self._anew] = NONE, np.nan
         self.reference[seen.places] = now
 
     def _places(self) -> Ints:
@@ -215,6 +248,7 @@ class Members:
     make: MakeMixture
     machines_max: int  # of a cohort
     phases: int  # grid steps of a block
+    known: Archetypes | None = None  # what the network was taught from
     cohorts: list[Cohort] = field(default_factory=list)
     _places: dict[str, int] = field(default_factory=dict)  # number of the cohort, then the place
     _ids: Sequence[str] = ()
@@ -265,7 +299,7 @@ class Members:
             self._full += 1
         first_step = now_step + len(self.cohorts) % self.phases
         mixture = self.make(self._taught())
-        self.cohorts.append(Cohort(mixture, self.machines_max, first_step))
+        self.cohorts.append(Cohort(mixture, self.machines_max, first_step, self.known))
         return len(self.cohorts) - 1
 
     def _taught(self) -> Learnt | None:

@@ -20,9 +20,12 @@ from controller.forecast.cohorts import Cohort, Members, Part, Seen, When
 from controller.forecast.cold import Lender
 from controller.forecast.empirical import METHOD as EMPIRICAL
 from controller.forecast.empirical import PROBABILITY, EmpiricalForecaster
+from controller.forecast.fingerprint import Archetypes
 from controller.forecast.learnt import Learnt
 from controller.forecast.members import Distribution
 from controller.forecast.mixture import Mixture
+from controller.forecast.network import NetworkMember
+from controller.forecast.novelty import NONE
 from controller.forecast.predictor import make_predictor
 from controller.forecast.protocol import (
     MACHINES_AT_ONCE,
@@ -62,6 +65,7 @@ class Voice:
     network: Distribution | None
     why: str = ""
     trouble: str = ""
+    known: Archetypes | None = None  # what it was taught from
 
     @property
     def standing(self) -> Standing:
@@ -89,19 +93,10 @@ def find_network(weights: Path | None, horizon_s: int) -> Voice:
     if horizon_s != checkpoint.SHIPPED_HORIZON_S:
         return Voice(None, f"it knows {checkpoint.SHIPPED_HORIZON_S} s ahead only")
     try:
-        network = _read(weights, horizon_s)
+        found = checkpoint.read(weights or checkpoint.SHIPPED)
     except checkpoint.CheckpointError as error:
         return Voice(None, "its file cannot be used", str(error))
-    return Voice(network)
-
-
-def _read(weights: Path | None, horizon_s: int) -> Distribution | None:
-    from controller.forecast import checkpoint  # noqa: PLC0415 - likewise
-    from controller.forecast.network import NetworkMember  # noqa: PLC0415
-
-    if weights is None:
-        return checkpoint.shipped(horizon_s, "peak")
-    return NetworkMember(checkpoint.read(weights).network, peak_target=True)
+    return Voice(NetworkMember(found.network, peak_target=True), known=found.archetypes)
 
 
 class LiveForecaster:
@@ -109,7 +104,7 @@ class LiveForecaster:
 
     def __init__(self, voice: Voice, scale: Scale = _SCALE) -> None:
         self.standing = voice.standing
-        self._network = voice.network
+        self._network, self._known = voice.network, voice.known
         self._scale = scale
         self._plain = EmpiricalForecaster()
         self._members: Members | None = None
@@ -141,7 +136,7 @@ class LiveForecaster:
         def make(taught: Learnt | None) -> Mixture:
             return make_predictor(horizon, "peak", self._network, LEVELS, taught)
 
-        return Members(make, self._scale.cohort_machines, cycle.steps)
+        return Members(make, self._scale.cohort_machines, cycle.steps, self._known)
 
     def _turns(self, parts: list[Part], cycle: "_Cycle", *, patient: bool) -> None:
         """Of all cohorts that are due. They know nothing of each other."""
@@ -188,6 +183,8 @@ class LiveForecaster:
         samples = np.zeros((machines, RESOURCES), dtype=np.int64)
         learnt = np.zeros((machines, RESOURCES), dtype=np.bool_)
         made_ns_ago = np.zeros(machines, dtype=np.int64)
+        novelty = np.full((machines, RESOURCES), np.nan, dtype=np.float32)
+        archetype = np.full((machines, RESOURCES), NONE, dtype=np.int16)
         for part in parts:
             cohort, rows, places = part.cohort, part.rows, part.places
             kept = with_ends(cohort.quantile[places], cohort.reference[places])
@@ -195,6 +192,7 @@ class LiveForecaster:
             quantile[rows] = self._plain.stretched(kept, touches)
             samples[rows], learnt[rows] = cohort.samples[places], np.isfinite(kept[..., 0])
             steps = np.where(learnt[rows], history.newest_step - cohort.made_at_step[places], 0)
+            novelty[rows], archetype[rows] = cohort.novelty[places], cohort.archetype[places]
             made_ns_ago[rows] = steps.max(axis=-1) * history.step_ns
         new = np.flatnonzero(~learnt.all(axis=-1))
         if len(new):
@@ -220,7 +218,10 @@ class LiveForecaster:
             samples=samples,
             skill=np.full((machines, RESOURCES), np.nan),
         )
-        return Said(forecast, learnt, borrowed, np.where(nothing, MISSING, made_ns_ago))
+        age_ns = np.where(nothing, MISSING, made_ns_ago)
+        if self._known is None:
+            return Said(forecast, learnt, borrowed, age_ns)
+        return Said(forecast, learnt, borrowed, age_ns, novelty, archetype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

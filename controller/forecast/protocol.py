@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from controller.core.state import MISSING, Bools, Floats, Forecast, Ints
 
 Singles = NDArray[np.float32]
+NOVEL = 1.0  # novelty above it: unlike what the network was taught
 MACHINES_AT_ONCE = 8192  # whoever reads a whole fleet reads so many at once
 
 
@@ -69,6 +70,21 @@ class Said:
     learnt: Bools  # (n, 3) by the method that the forecast names; elsewhere by the empirical one,
     borrowed: Bools  # (n, 3) which here is blended with what machines of the same size are given
     made_ns_ago: Ints  # (n,) since it was computed; MISSING where there is none
+    # How unlike what the network was taught: above 1, less like any of its archetypes than 95 % of
+    # that. None: no network; NaN and -1: less than half a day was seen.
+    novelty: Singles | None = None  # (n, 3)
+    archetype: NDArray[np.int16] | None = None  # (n, 3) the nearest one's number
+
+    @property
+    def compared(self) -> Bools:
+        """(n, 3) whose novelty is known."""
+        none = np.zeros(self.learnt.shape, dtype=np.bool_)
+        return none if self.novelty is None else np.isfinite(self.novelty)
+
+    @property
+    def novel(self) -> Bools:
+        """(n, 3) which are unlike what the network was taught."""
+        return self.compared if self.novelty is None else self.novelty > NOVEL
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ class NodeRow(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., parent_id: _Optional[str] = ..., role: _Optional[str] = ..., connected: _Optional[bool] = ..., age_ms: _Optional[int] = ..., resources: _Optional[_Iterable[_Union[Amounts, _Mapping]]] = ..., levers: _Optional[_Mapping[str, str]] = ..., vms: _Optional[int] = ...) -> None: ...
 
 class Amounts(_message.Message):
-    __slots__ = ("resource", "used", "limit", "capacity", "floor", "ceiling", "forecast_p50", "forecast_p95", "planned", "price_micro", "short", "forecast_skill", "forecast_coverage", "forecast_outcomes", "forecast_method")
+    __slots__ = ("resource", "used", "limit", "capacity", "floor", "ceiling", "forecast_p50", "forecast_p95", "planned", "price_micro", "short", "forecast_skill", "forecast_coverage", "forecast_outcomes", "forecast_method", "forecast_novelty", "forecast_archetype")
     RESOURCE_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +124,8 @@ class Amounts(_message.Message):
     FORECAST_COVERAGE_FIELD_NUMBER: _ClassVar[int]
     FORECAST_OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     FORECAST_METHOD_FIELD_NUMBER: _ClassVar[int]
+    FORECAST_NOVELTY_FIELD_NUMBER: _ClassVar[int]
+    FORECAST_ARCHETYPE_FIELD_NUMBER: _ClassVar[int]
     resource: str
     used: int
     limit: int
@@ -139,7 +141,9 @@ class Amounts(_message.Message):
     forecast_coverage: float
     forecast_outcomes: int
     forecast_method: str
-    def __init__(self, resource: _Optional[str] = ..., used: _Optional[int] = ..., limit: _Optional[int] = ..., capacity: _Optional[int] = ..., floor: _Optional[int] = ..., ceiling: _Optional[int] = ..., forecast_p50: _Optional[int] = ..., forecast_p95: _Optional[int] = ..., planned: _Optional[int] = ..., price_micro: _Optional[int] = ..., short: _Optional[int] = ..., forecast_skill: _Optional[float] = ..., forecast_coverage: _Optional[float] = ..., forecast_outcomes: _Optional[int] = ..., forecast_method: _Optional[str] = ...) -> None: ...
+    forecast_novelty: float
+    forecast_archetype: int
+    def __init__(self, resource: _Optional[str] = ..., used: _Optional[int] = ..., limit: _Optional[int] = ..., capacity: _Optional[int] = ..., floor: _Optional[int] = ..., ceiling: _Optional[int] = ..., forecast_p50: _Optional[int] = ..., forecast_p95: _Optional[int] = ..., planned: _Optional[int] = ..., price_micro: _Optional[int] = ..., short: _Optional[int] = ..., forecast_skill: _Optional[float] = ..., forecast_coverage: _Optional[float] = ..., forecast_outcomes: _Optional[int] = ..., forecast_method: _Optional[str] = ..., forecast_novelty: _Optional[float] = ..., forecast_archetype: _Optional[int] = ...) -> None: ...
 
 class VmsRequest(_message.Message):
     __slots__ = ("node_id",)
@@ -248,7 +252,7 @@ class Explanation(_message.Message):
     def __init__(self, found: _Optional[bool] = ..., vm: _Optional[_Union[VmRow, _Mapping]] = ..., resources: _Optional[_Iterable[_Union[ResourceExplanation, _Mapping]]] = ...) -> None: ...
 
 class ResourceExplanation(_message.Message):
-    __slots__ = ("resource", "options", "chosen", "why", "price_micro", "without_forecast", "forecast_mattered")
+    __slots__ = ("resource", "options", "chosen", "why", "price_micro", "without_forecast", "forecast_mattered", "forecast_unlike")
     RESOURCE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     CHOSEN_FIELD_NUMBER: _ClassVar[int]
@@ -256,6 +260,7 @@ class ResourceExplanation(_message.Message):
     PRICE_MICRO_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_FORECAST_FIELD_NUMBER: _ClassVar[int]
     FORECAST_MATTERED_FIELD_NUMBER: _ClassVar[int]
+    FORECAST_UNLIKE_FIELD_NUMBER: _ClassVar[int]
     resource: str
     options: _containers.RepeatedCompositeFieldContainer[Option]
     chosen: int
@@ -263,7 +268,8 @@ class ResourceExplanation(_message.Message):
     price_micro: int
     without_forecast: int
     forecast_mattered: str
-    def __init__(self, resource: _Optional[str] = ..., options: _Optional[_Iterable[_Union[Option, _Mapping]]] = ..., chosen: _Optional[int] = ..., why: _Optional[str] = ..., price_micro: _Optional[int] = ..., without_forecast: _Optional[int] = ..., forecast_mattered: _Optional[str] = ...) -> None: ...
+    forecast_unlike: str
+    def __init__(self, resource: _Optional[str] = ..., options: _Optional[_Iterable[_Union[Option, _Mapping]]] = ..., chosen: _Optional[int] = ..., why: _Optional[str] = ..., price_micro: _Optional[int] = ..., without_forecast: _Optional[int] = ..., forecast_mattered: _Optional[str] = ..., forecast_unlike: _Optional[str] = ...) -> None: ...
 
 class Option(_message.Message):
     __slots__ = ("level", "value", "probability_enough", "allowed", "net_value")

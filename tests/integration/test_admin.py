@@ -264,7 +264,11 @@ def test_what_a_forecast_was_worth_stands_beside_it(tmp_path):
         learnt[1, 1] = True
         borrowed = np.zeros_like(learnt)
         borrowed[1, 0] = True
-        said = Said(view.forecast, learnt, borrowed, np.full(shape[0], 240 * SECOND_NS))
+        novelty = np.full(shape, np.nan, dtype=np.float32)
+        novelty[1, :2] = 0.5, 1.4
+        archetype = np.where(np.isfinite(novelty), 7, -1).astype(np.int16)
+        made_ns_ago = np.full(shape[0], 240 * SECOND_NS)
+        said = Said(view.forecast, learnt, borrowed, made_ns_ago, novelty, archetype)
         skill, coverage = np.full(shape, np.nan), np.full(shape, np.nan)
         skill[1, 1], coverage[1, 1] = 0.5, 0.97
         forecast = replace(view.forecast, skill=skill, method="lstm+mixture")
@@ -283,6 +287,13 @@ def test_what_a_forecast_was_worth_stands_beside_it(tmp_path):
         assert poor.resources[0].forecast_method == "empirical"
         assert not cpu.HasField("forecast_skill")
         assert not poor.resources[1].HasField("forecast_coverage")
+        assert (cpu.forecast_novelty, cpu.forecast_archetype) == (0.5, 7)
+        assert not poor.resources[1].HasField("forecast_novelty")
+        assert not poor.resources[1].HasField("forecast_archetype")
+        explained = await here.stub.Explain(pb.ExplainRequest(vm="rich"), timeout=5)
+        unlike = [each.forecast_unlike for each in explained.resources]
+        assert unlike[0] == unlike[2] == ""
+        assert unlike[1].startswith("unlike what the network was taught: novelty 1.40,")
 
     run(scenario, tmp_path, change=judge)
 

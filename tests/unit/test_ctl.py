@@ -54,6 +54,7 @@ class FixedAdmin(AdminServicer):
             forecast_skill=0.4213,
             forecast_coverage=0.9412,
             forecast_outcomes=85,
+            forecast_novelty=1.4,
             forecast_method="mixture (no network: [because])",
         )
         io = pb.Amounts(resource="io", forecast_method="empirical", forecast_outcomes=3)
@@ -79,6 +80,7 @@ class FixedAdmin(AdminServicer):
         resource = pb.ResourceExplanation(
             resource="memory", options=[option], chosen=192 * MIB, why="the best that fits",
             without_forecast=128 * MIB, forecast_mattered="the forecast mattered: [it did]",
+            forecast_unlike="unlike what the network was taught: [novel]",
         )  # fmt: skip
         vm = pb.VmRow(vm_id=WEB, name="web")
         return pb.Explanation(found=True, vm=vm, resources=[resource])
@@ -162,12 +164,14 @@ def test_how_good_forecasts_were_fits_the_terminal(admin, columns):
     lines = output.splitlines()
     assert all(len(line.rstrip()) <= columns for line in lines)
     row = next(line for line in lines if "memory" in line)
-    for text in ("100 MiB", "120 MiB", "180 MiB", "61 s", "+0.42", "94.1% of 85", "mixture"):
+    for text in ("100 MiB", "120 MiB", "180 MiB", "61 s", "+0.42*", "94.1% of 85", "mixture"):
         assert text in row
     assert "? of 3" in next(line for line in lines if " io " in line)
     assert ("web" in row) == (columns == 140)
     assert any("mail" in line for line in lines)
     assert "mixture (no network: [because])" in output
+    assert "*: unlike what the network was taught" in output
+    assert output.count("*") == 2, "nothing is marked whose novelty is not known"
 
 
 @pytest.mark.parametrize("words", ["status", "nodes", "vms", "plan", "explain web"])

@@ -1,7 +1,9 @@
 """How the controller's forecaster is, in a line that an operator reads."""
 
 import numpy as np
+import pytest
 
+from controller.bookkeeping import Books
 from controller.core.state import Forecast
 from controller.forecast.protocol import Said, Standing
 from controller.forecast.skill import SkillBook
@@ -24,6 +26,27 @@ def shown(learnt, standing):
     return judged(Said(forecast, by_mixture, borrowed, nothing), standing, SkillBook(), ("a", "b"))
 
 
+def shown_novel(novelty):
+    standing = Standing(LSTM)
+    machines = len(novelty)
+    every, zeros = np.ones((machines, 3), dtype=np.bool_), np.zeros(machines, dtype=np.int64)
+    forecast = Forecast(
+        0, 600, LSTM, np.array([0.0, 1.0]), np.zeros((machines, 3, 2)), zeros, zeros, zeros
+    )
+    archetype = np.where(np.isfinite(novelty), 2, -1).astype(np.int16)
+    said = Said(forecast, every, ~every, zeros, novelty, archetype)
+    return judged(said, standing, SkillBook(), tuple("abcdefghij"))
+
+
+def gauges(metrics, name, label):
+    return {
+        sample.labels[label]: sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
 def test_it_names_method_horizon_and_what_is_too_new():
     standing = Standing(LSTM)
     waiting = forecast_part(standing, 600, None)
@@ -32,9 +55,27 @@ def test_it_names_method_horizon_and_what_is_too_new():
     learning = forecast_part(standing, 600, shown(2, standing))
     said = "10 min ahead, 3 of 5 series are too new for it: empirical, empirical+neighbours"
     assert learning.detail.endswith(said)
-    # Right after a start nobody is known better: that is no news.
-    for learnt in (0, 5):
-        assert forecast_part(standing, 600, shown(learnt, standing)).detail.endswith("min ahead")
+    begun = forecast_part(standing, 600, shown(0, standing)).detail
+    assert begun.endswith("10 min ahead, all series are too new for it: empirical")
+    assert forecast_part(standing, 600, shown(5, standing)).detail.endswith("10 min ahead")
+    empirical = Standing("empirical")
+    assert forecast_part(empirical, 600, shown(0, empirical)).detail == "empirical, 10 min ahead"
+
+
+@pytest.mark.parametrize(("novel", "said"), [(6, "6 of 24 series are unlike"), (4, "")])
+def test_it_says_when_much_of_the_fleet_is_unlike_what_was_taught(novel, said):
+    novelty = np.full(30, np.nan, dtype=np.float32)
+    novelty[:24], novelty[:novel] = 0.5, 1.5
+    standing = Standing(LSTM)
+    part = forecast_part(standing, 600, shown_novel(novelty.reshape(10, 3)))
+    assert part.healthy
+    assert said in part.detail
+    assert ("unlike" in part.detail) == bool(said)
+    metrics = ControllerMetrics()
+    Books(metrics).skill(SkillBook(), shown_novel(novelty.reshape(10, 3)))
+    counted = gauges(metrics, "hrapaq_controller_forecast_novel_series", "resource")
+    by_resource = (novelty.reshape(10, 3) > 1).sum(axis=0).tolist()
+    assert counted == dict(zip(("cpu", "memory", "io"), by_resource, strict=True))
 
 
 def test_it_is_ill_with_less_than_it_should_have_and_only_then():
@@ -50,10 +91,5 @@ def test_metrics_count_series_by_method_without_the_reason():
     metrics = ControllerMetrics()
     standing = Standing("mixture (no network: because)")
     metrics.series(shown(2, standing).series)
-    counted = {
-        sample.labels["method"]: sample.value
-        for family in metrics.registry.collect()
-        for sample in family.samples
-        if sample.name == "hrapaq_controller_forecast_series"
-    }
+    counted = gauges(metrics, "hrapaq_controller_forecast_series", "method")
     assert counted == {"mixture": 2.0, "empirical": 2.0, "empirical+neighbours": 1.0}
