@@ -65,8 +65,10 @@ def read(path: Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             about = dict(file.metadata() or {})
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such file") from error
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: damaged, or no file of weights ({error})") from error
     if about.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: format {about.get('format')!r}, this version reads {FORMAT}"

@@ -40,6 +40,7 @@ from shared.clock import SECOND_NS
 
 WITH_NETWORK = "lstm+mixture"
 WITHOUT_NETWORK = "mixture"
+_OTHER_FILE = "set `network` to a file that `hrapaq train` wrote, or leave it out"
 _BAND = int(LEVELS.searchsorted(0.95))
 _LEAST = 5  # grid steps that are seen of a series before the mixture speaks of it
 _RECENT_STEPS = 2  # of which the newest is what use is now: the one under way may be empty yet
@@ -95,7 +96,8 @@ def find_network(weights: Path | None, horizon_s: int) -> Voice:
     try:
         found = checkpoint.read(weights or checkpoint.SHIPPED)
     except checkpoint.CheckpointError as error:
-        return Voice(None, "its file cannot be used", str(error))
+        remedy = _OTHER_FILE if weights else "install the program again"
+        return Voice(None, "its file cannot be used", f"{error}; {remedy}")
     return Voice(NetworkMember(found.network, peak_target=True), known=found.archetypes)
 
 

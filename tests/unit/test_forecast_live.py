@@ -574,10 +574,12 @@ def test_the_network_has_a_say():
 def test_weights_that_cannot_be_used_are_a_trouble_that_is_told(tmp_path):
     damaged, missing = tmp_path / "network.safetensors", tmp_path / "missing.safetensors"
     damaged.write_bytes(SHIPPED.read_bytes()[:5000])
-    for path in (damaged, missing):
+    for path, cause in ((damaged, "damaged, or no file of weights"), (missing, "no such file")):
         forecaster = make_forecaster("auto", path, 600)
         assert forecaster.standing.method == "mixture (no network: its file cannot be used)"
         assert str(path) in forecaster.standing.trouble
+        assert cause in forecaster.standing.trouble
+        assert forecaster.standing.trouble.endswith("or leave it out")
         fleet = Fleet(forecaster)
         for _ in range(12):
             said = fleet.live({"a": 100})
