@@ -120,30 +120,32 @@ def show_vms(vms: Iterable[pb.VmRow]) -> None:
 def show_forecasts(vms: Sequence[pb.VmRow]) -> None:
     """What is expected of each series, how old that is, and how good it was so far."""
     wide = console().width >= WIDE_COLUMNS
-    about = ("VM", "resource") if wide else ("VM",)
-    table = _table(*about, *AMOUNTS[:3], ">age", ">skill", ">under p95", "method")
+    judged = (">skill", ">under p95", "method")
+    wide_headers = ("VM", "resource", *AMOUNTS[:3], ">age", *judged)
+    table = _table(*(wide_headers if wide else ("VM", *AMOUNTS[1:3], *judged)))
     for vm in vms:
         name, age = escape(vm.name), age_text(vm.forecast_age_ms)
         if not wide:
-            table.add_row(name)
+            table.add_row(name, "", "", "", "", f"[dim]{age} old[/]")
         for place, amounts in enumerate(vm.resources or [pb.Amounts(resource="?")]):
-            first = [name if place == 0 else "", amounts.resource] if wide else []
-            first = first or [f"  {amounts.resource}"]
-            table.add_row(*first, *_amount_cells(amounts)[:3], *_judged_cells(amounts, age))
+            use, *said = _amount_cells(amounts)[:3]
+            first = [name if place == 0 else "", amounts.resource, use, *said, age]
+            cells = first if wide else [f"  {amounts.resource}", *said]
+            table.add_row(*cells, *_judged_cells(amounts))
         table.add_section()
     _print(table, "no VM is known")
     _print_reasons(vms)
 
 
-def _judged_cells(amounts: pb.Amounts, age: str) -> list[str]:
+def _judged_cells(amounts: pb.Amounts) -> list[str]:
     if not amounts.forecast_method:
-        return ["", "", "", "[dim]none yet[/]"]
+        return ["", "", "[dim]none yet[/]"]
     skill = f"{amounts.forecast_skill:+.2f}" if amounts.HasField("forecast_skill") else "?"
     skill += "*" if amounts.forecast_novelty > NOVEL else " "  # figures stay below each other
     known = amounts.HasField("forecast_coverage")
     share = f"{amounts.forecast_coverage:.1%}" if known else "?"
     method = escape(amounts.forecast_method.partition(" (")[0])
-    return [age, skill, f"{share} of {amounts.forecast_outcomes}", method]
+    return [skill, f"{share} of {amounts.forecast_outcomes}", method]
 
 
 def _print_reasons(vms: Sequence[pb.VmRow]) -> None:
