@@ -209,7 +209,7 @@ async def _connected(url: str) -> "AsyncIterator[Bus]":
         if not await bus.wait_connected(CONNECT_WITHIN_S):
             raise Complaint(
                 f"no bus: {url} does not answer ({bus.status_text}). Start `hrapaq up`, or name "
-                "the server with --nats URL",
+                "the server: HRAPAQ_NATS=nats://HOST:PORT",
                 exit_code=2,
             )
         yield bus

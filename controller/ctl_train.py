@@ -1,6 +1,7 @@
 # ruff: noqa: PLC0415 - a command imports what it needs, so that --help and completion stay quick
 """`hrapaq train`: learns the forecasting network from traces and keeps it where it is better."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ def train(
     from controller.forecast.training import Plan
 
     plan = Plan(hidden=hidden, epochs=epochs, windows=windows, seed=seed)
+    plan = replace(plan, validation=min(plan.validation, 2 * windows))  # a trial is to be quick
     sources, judges = _histories(traces, seed)
     trainer = _trainer(sources, judges, plan, threads)
     saved = out.with_name(out.name + ".state")
@@ -71,8 +73,14 @@ def _histories(paths: tuple[Path, ...], seed: int) -> tuple[list["Source"], list
         except TraceError as error:
             raise click.BadParameter(str(error), param_hint="--traces") from error
         parts = split(trace, seed)
-        sources.extend(_sources(parts.part(trace, "train")))
-        judges.extend(_sources(parts.part(trace, "valid")))
+        learn, judge = (_sources(parts.part(trace, name)) for name in ("train", "valid"))
+        if not learn or not judge:
+            words = (
+                "too few VMs, or seen for too short: some are learnt from, others judged by later"
+            )
+            raise click.BadParameter(f"{path}: {words}", param_hint="--traces")
+        sources.extend(learn)
+        judges.extend(judge)
         click.echo(
             f"{path.name}: {len(parts.train)} VMs to learn from, {len(parts.valid)} to judge by"
         )
@@ -81,13 +89,15 @@ def _histories(paths: tuple[Path, ...], seed: int) -> tuple[list["Source"], list
 
 def _sources(trace: "Trace") -> list["Source"]:
     """All resources of the trace that were seen at all, CPU first; of a grid of minutes or finer
-    also in the shape that the control loop has."""
+    also in the shape that the control loop has. None where nothing was seen."""
     import numpy as np
 
     from controller.forecast.examples import MINUTE_S, Source, as_the_loop
 
     grids = [trace.share, *np.moveaxis(trace.others, 1, 0)]
     kinds = tuple(kind for kind, one in enumerate(grids) if bool(np.isfinite(one).any()))
+    if not kinds:
+        return []
     share = np.stack([grids[kind] for kind in kinds])
     plain = Source(trace.name, share, trace.start_s, trace.step_s, kinds)
     return [plain, as_the_loop(plain)] if trace.step_s <= MINUTE_S else [plain]
@@ -107,7 +117,8 @@ def _trainer(
     try:
         return Trainer(sources, judges, plan)
     except ValueError as error:  # a history that is too short
-        raise click.BadParameter(str(error), param_hint="--traces") from error
+        words = f"{error}; of a trace's time 60 % is learnt from and 15 % judged by: 15 hours do"
+        raise click.BadParameter(words, param_hint="--traces") from error
 
 
 def _resume(trainer: "Trainer", saved: Path) -> None:
@@ -156,8 +167,12 @@ def _promote(trainer: "Trainer", out: Path, traces: tuple[Path, ...]) -> None:
         )
         return
     checkpoint.write(learnt, out)
+    shipped = score_of(checkpoint.read(checkpoint.SHIPPED).network, trainer.judged)
     before = "" if champion is None else f", {champion:.5f} before"
-    click.echo(f"{out}: score {score:.5f}{before} on machines and times not learnt from")
+    click.echo(
+        f"{out}: score {score:.5f}{before} on machines and times not learnt from; the network that "
+        f"comes with the program has {shipped:.5f} there (lower is better)"
+    )
 
 
 def _champion(out: Path, trainer: "Trainer") -> float | None:

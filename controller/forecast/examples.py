@@ -19,6 +19,7 @@ from controller.forecast.moment import EDGES, KINDS, Moment
 from controller.forecast.network import Network, below
 
 OTHERS = KINDS - 1
+HOUR_S = 3600
 MINUTE_S = 60  # the control loop's grid
 EVERY = slice(None)
 CPU_SHARE = 0.4  # of the windows of a source with several resources
@@ -66,7 +67,11 @@ def draw(source: Source, random: Generator, count: int, horizon_s: int) -> Examp
     each, ahead = STEP_S // source.step_s, horizon_s // source.step_s
     steps = source.share.shape[2]
     if steps < STEPS * each + ahead:
-        raise ValueError(f"{source.name}: {steps} steps are too few for a window and a horizon")
+        hours = (STEPS * STEP_S + horizon_s) / HOUR_S
+        raise ValueError(
+            f"{source.name}: {steps} steps of {source.step_s} s are too few for a window and a "
+            f"horizon, {hours:.1f} hours"
+        )
     at = _places(source, random, count, ahead)
     # The loop asks for peaks only.
     peak = random.random(at.count) < (1.0 if source.blocks else PEAK_SHARE)
@@ -238,9 +243,11 @@ def epoch(sources: list[Source], random: Generator, count: int, horizon_s: int) 
 
 
 def prints(sources: list[Source], random: Generator, count: int, horizon_s: int) -> Singles:
-    """(about `count`, SIZE) fingerprints of windows, those without much of a day left out."""
+    """(about `count`, SIZE) fingerprints of windows, those without much of a day left out, unless
+    nothing is longer."""
     drawn = epoch(sources, random, count, horizon_s).inputs.facts[:, -SIZE:]
-    return drawn[drawn[:, FIELDS.index("seen")] >= HALF]
+    long = drawn[drawn[:, FIELDS.index("seen")] >= HALF]
+    return long if len(long) else drawn
 
 
 def batches(examples: Examples, size: int) -> Iterator[Examples]:

@@ -30,6 +30,7 @@ BATCH = 1024
 SCORE_WEIGHT = 2.0  # of the ranked probability score against the log loss
 RATE = 4e-3
 CLIP = 1.0
+_TURNS_MIN = 20  # of fewer the schedule of the rates cannot be made
 _PRINTS = 20_000  # that archetypes are made of
 
 
@@ -123,7 +124,7 @@ class Trainer:
         self.learner = TorchNetwork(plan.hidden)
         weights = self.learner.parameters()
         self.optimizer = torch.optim.AdamW(weights, lr=RATE, weight_decay=1e-4)
-        turns = plan.epochs * (plan.windows // BATCH + len(sources) + 1)
+        turns = max(_TURNS_MIN, plan.epochs * (plan.windows // BATCH + len(sources) + 1))
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, RATE, total_steps=turns, pct_start=0.1
         )

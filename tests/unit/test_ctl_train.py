@@ -46,6 +46,7 @@ def test_it_learns_and_keeps_the_better(traces, tmp_path):
     done = run(traces, out)
     assert done.exit_code == 0, done.output
     assert "on machines and times not learnt from" in done.output
+    assert "comes with the program has 2." in done.output
     about = checkpoint.read(out).about
     assert about["traces"] == "small"
     first = out.read_bytes()
@@ -89,3 +90,25 @@ def test_too_short_a_trace_is_refused(traces, tmp_path):
     done = run(path, tmp_path / "n")
     assert done.exit_code == 2
     assert "too few" in done.output
+    assert "15 hours do" in done.output
+
+
+def test_machines_that_are_too_few_to_judge_by_are_refused(traces, tmp_path):
+    path = tmp_path / "two.parquet"
+    pl.read_parquet(traces).filter(pl.col("vm_id").is_in(["vm-0", "vm-1"])).write_parquet(path)
+    done = run(path, tmp_path / "n")
+    assert done.exit_code == 2
+    assert "two.parquet: too few VMs" in done.output
+
+
+def test_less_than_a_day_in_minutes_is_enough(traces, tmp_path):
+    """No day was seen from which archetypes could be made, and the schedule has few turns."""
+    begin = 1_700_000_000 // 300 * 300
+    once = pl.read_parquet(traces).with_columns(ts=(pl.col("ts") - begin) // 5 + begin)
+    path = tmp_path / "minutes.parquet"
+    days = [once.with_columns(ts=pl.col("ts") + 60 * STEPS * place) for place in range(3)]
+    pl.concat(days).write_parquet(path)
+    out = tmp_path / "n"
+    done = run(path, out)
+    assert done.exit_code == 0, done.output
+    assert np.isfinite(checkpoint.read(out).archetypes.centre).all()
