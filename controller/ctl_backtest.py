@@ -254,11 +254,18 @@ def _run(
     from controller.forecast.backtest.report import Result
     from controller.forecast.backtest.run import backtest as replay
     from controller.forecast.backtest.run import scored_windows
+    from controller.forecast.backtest.traces import TraceError
 
     steps = setup.steps(trace.step_s)
+    scored = scored_windows(trace, setup)
+    if not scored.any():
+        raise TraceError(
+            f"{trace.name}: too short, nothing can be scored: {trace.steps} steps of "
+            f"{trace.step_s} s, forecast {setup.horizon_s} s ahead"
+        )
     predictors = {name: make(steps) for name, make in makers.items()}
     for name, path in others.items():
-        predictors[name] = Recorded(name, path, trace, scored_windows(trace, setup))
+        predictors[name] = Recorded(name, path, trace, scored)
 
     def tell(said: "Said") -> None:
         for each in heard:

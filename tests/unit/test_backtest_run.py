@@ -193,6 +193,17 @@ def test_a_file_without_the_resource_is_refused_in_one_line(parquet):
     assert "Traceback" not in done.output
 
 
+def test_a_trace_shorter_than_the_horizon_is_refused_and_a_short_one_is_called_so(parquet):
+    names = ("--predictor", "persistence", "--predictor", "markov")
+    refused = call("--traces", parquet, "--days", 0.003, *names)
+    assert refused.exit_code == 1
+    assert "made: too short, nothing can be scored: 1 steps of 300 s" in refused.output
+    few = call("--traces", parquet, "--days", 0.1, *names)
+    assert few.exit_code == 0, few.output
+    assert "few windows: chance decides" in few.output
+    assert "few windows" not in call("--traces", parquet, *names).output
+
+
 def test_an_unknown_predictor_is_refused_with_the_closest(parquet):
     done = call("--traces", parquet, "--predictor", "persistense")
     assert done.exit_code == 2
@@ -246,5 +257,5 @@ def test_what_cannot_be_written_is_said_and_nothing_half_written_stays(parquet, 
     assert "no multiple of 300 s" in done.output
     # A day is as long as the part: no window has a target.
     done = call(*few, "--predictions", tmp_path / "o.parquet", "--horizon", 86_400)
-    assert "no window could be scored" in done.output
+    assert "nothing can be scored" in done.output
     assert [each.name for each in tmp_path.iterdir()] == ["made.parquet"]

@@ -33,6 +33,7 @@ _COLUMNS = (
     ("slack .95", "slack_0.95", 100, 1),
     ("savings %", "savings", 100, 1),
 )
+_WINDOWS_MIN = 1000  # of fewer it is said
 _BY_CLASS = ("cold", "idle", "steady", "periodic", "bursty")
 LEGEND = (
     "RPS, NLL, pinball (thousandths): lower is better. cover err: points. > q: share of windows "
@@ -146,6 +147,8 @@ def show(results: Sequence[Result], setup: Setup, out: Console) -> None:
         )
         for note in trace.notes:
             out.print(f"  [yellow]{note}[/]")
+        if _windows(figures, "all") < _WINDOWS_MIN:
+            out.print("  [yellow]few windows: chance decides much of what follows[/]")
         for group in ("all", "active"):
             out.print(_figures_table(result, figures, group))
         out.print(_class_table(figures))
@@ -163,8 +166,7 @@ def _figures_table(
     result: Result, figures: Mapping[str, Mapping[str, Mapping[str, float]]], group: str
 ) -> Table:
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    windows = max((int(of[group]["windows"]) for of in figures.values() if group in of), default=0)
-    shown.add_column(f"{group} VMs, {windows} windows", no_wrap=True)
+    shown.add_column(f"{group} VMs, {_windows(figures, group)} windows", no_wrap=True)
     for header in ("RPS", "vs best", *(each[0] for each in _COLUMNS[1:]), "ms/step"):
         shown.add_column(header, justify="right", no_wrap=True)
     best = best_peer(figures, group)
@@ -178,6 +180,10 @@ def _figures_table(
         style = "bold" if name == OURS else ("cyan" if name == best else "")
         shown.add_row(name, cells[0], ratio, *cells[1:], f"{spent:.2f}", style=style)
     return shown
+
+
+def _windows(figures: Mapping[str, Mapping[str, Mapping[str, float]]], group: str) -> int:
+    return max((int(of[group]["windows"]) for of in figures.values() if group in of), default=0)
 
 
 def _class_table(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
