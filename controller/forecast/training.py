@@ -42,7 +42,7 @@ class Plan:
     epochs: int = 8
     windows: int = 200_000  # of an epoch; each draws new ones
     validation: int = 40_000
-    patience: int = 3  # epochs without a better score
+    patience: int = 6  # epochs without a better score; the last ones, at small rates, gain most
     horizon_s: int = 600
     seed: int = 1
 
