@@ -151,14 +151,14 @@ def test_a_constant_is_forecast_as_it_is():
 @pytest.mark.parametrize("voice", [MUTE, find_network(None, 600)], ids=["alone", "with network"])
 def test_it_keeps_its_promise_and_beats_persistence_on_demand_that_swings(voice):
     rng = np.random.default_rng(3)
-    names = [f"vm{i}" for i in range(20)]
+    names = [f"vm{i}" for i in range(30)]
     fleet = Fleet(LiveForecaster(voice))
-    level, said_before, below, loss, plain_loss = rng.uniform(500, 2000, 20), [], [], [], []
-    for minute in range(300):
-        use = np.maximum(level + rng.normal(0, 150, 20) + 300 * np.sin(minute / 9 + level), 1)
+    level, said_before, below, loss, plain_loss = rng.uniform(500, 2000, 30), [], [], [], []
+    for minute in range(200):
+        use = np.maximum(level + rng.normal(0, 150, 30) + 300 * np.sin(minute / 9 + level), 1)
         said = fleet.live(dict(zip(names, use, strict=True)))
         said_before.append((said.forecast.quantile[:, 0], use))
-        if minute >= 150:
+        if minute >= 100:
             quantile, now = said_before[minute - 10]
             came = np.max([one for _, one in said_before[minute - 9 : minute + 1]], axis=0)
             below.append(came <= quantile[:, P95])
@@ -265,7 +265,7 @@ def test_nothing_that_was_said_of_one_machine_is_ever_said_of_another(story, hor
 def test_places_of_machines_that_are_gone_for_long_are_taken_again():
     forecaster = LiveForecaster(MUTE, LARGE)
     fleet = Fleet(forecaster, horizon_s=120)
-    for generation in range(6):
+    for generation in range(4):
         for _ in range(30):
             fleet.live({f"{generation}-{i}": 100 for i in range(10)})
     assert sum(cohort.size for cohort in forecaster._members.cohorts) <= 20
