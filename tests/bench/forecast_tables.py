@@ -41,8 +41,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        options = [f"--vms {self.vms}"] * (self.vms is not None)
-        options += [f"--days {self.days:g}"] * (self.days is not None)
+        options = [] if self.vms is None else [f"--vms {self.vms}"]
+        options += [] if self.days is None else [f"--days {self.days:g}"]
         limits = f" (`{' '.join(options)}`)" if options else ""
         return f"{self.source} {self.resource} {self.target}{limits}"
 
