@@ -50,9 +50,8 @@ def test_leaps_are_unlike_what_was_taught_by_the_calm():
 def test_who_came_half_a_day_ago_is_not_novel_for_that():
     day = np.repeat(days()[:1], 2, axis=0)
     day[1, : SLOTS // 2] = UNSEEN
-    place, novelty = compared(taught(), day)
-    assert place[0] == place[1]
-    assert novelty[1] < 1
+    _, novelty = compared(taught(), day)
+    assert (novelty < 1).all()
 
 
 def test_of_less_than_half_a_day_nothing_is_said():
