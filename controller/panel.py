@@ -19,7 +19,7 @@ _NOVEL_SHARE_MAX = 0.2  # one in twenty is as usual
 
 
 def telemetry_part(status: IngestStatus) -> Part:
-    words = [status.detail, f"{status.nodes} nodes"]
+    words = [status.detail, f"{status.nodes} node{'' if status.nodes == 1 else 's'}"]
     if not status.alive:
         words.insert(0, "the ingest thread is not running")
     elif status.connected and not status.ready:

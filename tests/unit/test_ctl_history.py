@@ -107,7 +107,7 @@ def test_values_are_those_that_were_recorded(tmp_path):
     out = tmp_path / "own.parquet"
     done = run(out, exported(tmp_path, {"fleet": fleet, "cycles": 12}))
     assert done.exit_code == 0, done.output
-    assert "48 rows, up to 4 VMs at a time, steps of 60 s (1 cycles each)" in done.output
+    assert "48 rows, up to 4 VMs at a time, steps of 60 s (1 cycle each)" in done.output
     assert sorted(tmp_path.iterdir()) == [tmp_path / "audit.bin", out]
     assert pl.read_parquet_schema(out) == SCHEMA
     cpu, memory = read_trace(out, "cpu"), read_trace(out, "memory")
