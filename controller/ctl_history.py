@@ -261,7 +261,8 @@ def _tell(file: TraceFile, grid: "Grid", tally: "Tally") -> None:
     first, last = file.span
     click.echo(
         f"{file.path}: {file.rows} rows, up to {file.vms} VMs at a time, steps of {grid.step_s} s "
-        f"({grid.cycles} cycle{'' if grid.cycles == 1 else 's'} each) from {_when(first)} to {_when(last + grid.step_s)}"
+        f"({grid.cycles} cycle{'' if grid.cycles == 1 else 's'} each) "
+        f"from {_when(first)} to {_when(last + grid.step_s)}"
     )
     if tally.stale:
         click.echo(f"{tally.stale} of {tally.readings} readings of VMs were too old", err=True)
