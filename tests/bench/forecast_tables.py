@@ -25,6 +25,7 @@ from controller.forecast.checkpoint import shipped
 from controller.forecast.sight import Target
 
 HISTOGRAM = "window-histogram"
+TARGETS: tuple[Target, ...] = ("value", "peak")
 Figures = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
@@ -55,7 +56,11 @@ ROWS = (
     Row("Bitbrains", BITBRAINS, target="peak", days=4),
     Row("PlanetLab", PLANETLAB, target="peak", vms=150),
     Row("SURF Lisa", SURF, target="peak", vms=60, days=1),
-    *(Row("Bitbrains", BITBRAINS, resource, days=4) for resource in ("memory", "io", "net")),
+    *(
+        Row("Bitbrains", BITBRAINS, resource, target, days=4)
+        for target in TARGETS
+        for resource in ("memory", "io", "net")
+    ),
 )
 
 
