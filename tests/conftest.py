@@ -1,10 +1,15 @@
-"""For all tests: in CI a test of a real part that cannot run is a failure, not a gap."""
+"""For all tests: in CI a test of a real part that cannot run is a failure, not a gap; and how long
+a random example takes says more about the machine than about us."""
 
 import os
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 INTEGRATION = Path(__file__).parent / "integration"
 
