@@ -3,6 +3,7 @@
 Loopback only unless the settings say otherwise: whoever reaches it may move memory.
 """
 
+import asyncio
 import difflib
 from collections.abc import AsyncIterator
 from typing import NoReturn, Protocol
@@ -104,7 +105,8 @@ class AdminServicer(rpc.AdminServicer):
         self, request: pb.ExplainRequest, context: Context
     ) -> pb.Explanation:
         _, machine = await self._vm(request.vm, context)
-        return explanation(self._desk.view(), machine)
+        # It decides a tree again: not on the loop that leases are renewed on.
+        return await asyncio.to_thread(explanation, self._desk.view(), machine)
 
     async def Watch(  # noqa: N802 - likewise
         self, request: pb.WatchRequest, context: Context
