@@ -5,7 +5,7 @@ who reads it goes on without a network and says so.
 """
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,6 @@ from shared.errors import HrapaqError
 FORMAT = "hrapaq-network-2"
 SHIPPED = Path(__file__).parent / "weights" / "network.safetensors"
 SHIPPED_HORIZON_S = 600
-_FLEET = "fleet."
 Arrays = dict[str, NDArray[np.generic]]
 
 
@@ -36,7 +35,6 @@ class Checkpoint:
     network: Network
     archetypes: Archetypes
     about: dict[str, str]
-    fleet: Arrays = field(default_factory=dict)  # what series have in common: `Mixture.learnt`
 
 
 def write(learnt: Checkpoint, path: Path) -> None:
@@ -48,7 +46,6 @@ def write(learnt: Checkpoint, path: Path) -> None:
         "archetypes.scale": learnt.archetypes.scale,
         "archetypes.usual": np.array([learnt.archetypes.usual]),
     }
-    arrays |= {_FLEET + name: array for name, array in learnt.fleet.items()}
     plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = save(plain, metadata={"format": FORMAT, **learnt.about})
     beside = path.with_name(path.name + ".part")
@@ -73,9 +70,7 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: format {about.get('format')!r}, this version reads {FORMAT}"
         )
-    fleet = {name: array for name, array in arrays.items() if name.startswith(_FLEET)}
-    arrays = {name: array for name, array in arrays.items() if name not in fleet}
-    _check(path, arrays, fleet)
+    _check(path, arrays)
     return Checkpoint(
         Network(**{one.name: arrays[one.name] for one in fields(Network)}),
         Archetypes(
@@ -84,7 +79,6 @@ def read(path: Path) -> Checkpoint:
             float(arrays["archetypes.usual"][0]),
         ),
         about,
-        {name.removeprefix(_FLEET): array for name, array in fleet.items()},
     )
 
 
@@ -98,7 +92,7 @@ def shipped(horizon_s: int, target: str) -> NetworkMember | None:
     return NetworkMember(read(SHIPPED).network, peak_target=target == "peak")
 
 
-def _check(path: Path, arrays: Arrays, fleet: Arrays) -> None:
+def _check(path: Path, arrays: Arrays) -> None:
     hidden = len(arrays.get("state", ()))
     around = len(arrays.get("archetypes.centre", ()))
     shapes = {
@@ -121,7 +115,7 @@ def _check(path: Path, arrays: Arrays, fleet: Arrays) -> None:
         if arrays[name].shape != shape:
             found = arrays[name].shape
             raise CheckpointError(f"{path}: {name} has shape {found}, {shape} is needed")
-    for name, array in (arrays | fleet).items():
+    for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise CheckpointError(f"{path}: {name} holds values that are no numbers")
     if not hidden or not around:

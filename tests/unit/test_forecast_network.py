@@ -34,11 +34,11 @@ def some_network(hidden=6, seed=1):
     )
 
 
-def some_checkpoint(fleet=None, seed=1):
+def some_checkpoint(seed=1):
     random = np.random.default_rng(seed)
     centre = random.normal(0, 1, (4, SIZE)).astype(np.float32)
     around = Archetypes(centre, np.ones(SIZE, np.float32), 0.5)
-    return checkpoint.Checkpoint(some_network(), around, {"data": "none"}, fleet or {})
+    return checkpoint.Checkpoint(some_network(), around, {"data": "none"})
 
 
 def moment(window, step_s=300, others=None, end_s=1_700_000_000):
@@ -126,8 +126,7 @@ def test_mass_is_kept_between_edges():
 
 def test_a_file_of_weights_comes_back_as_it_was(tmp_path):
     path = tmp_path / "n.safetensors"
-    fleet = {"weights": np.arange(3.0), "errors": np.ones((3, 3), np.float32)}
-    written = some_checkpoint(fleet)
+    written = some_checkpoint()
     checkpoint.write(written, path)
     found = checkpoint.read(path)
     assert found.about["data"] == "none"
@@ -138,8 +137,6 @@ def test_a_file_of_weights_comes_back_as_it_was(tmp_path):
     )
     np.testing.assert_array_equal(found.archetypes.centre, written.archetypes.centre)
     assert found.archetypes.usual == written.archetypes.usual
-    assert sorted(found.fleet) == ["errors", "weights"]
-    np.testing.assert_array_equal(found.fleet["weights"], fleet["weights"])
     assert [one.name for one in tmp_path.iterdir()] == ["n.safetensors"]
 
 
@@ -161,12 +158,11 @@ def spoiled(path, **changes):
         ({"edges": np.arange(BINS + 1.0)}, "other bins"),
         ({"archetypes.scale": np.ones(3, np.float32)}, "archetypes.scale has shape"),
         ({"archetypes.centre": np.ones((0, SIZE), np.float32)}, "empty"),
-        ({"fleet.weights": np.array([np.inf])}, "fleet.weights holds"),
     ],
 )
 def test_a_file_of_another_kind_is_refused_with_the_reason(tmp_path, changes, words):
     path = tmp_path / "n.safetensors"
-    checkpoint.write(some_checkpoint({"weights": np.ones(3)}), path)
+    checkpoint.write(some_checkpoint(), path)
     spoiled(path, **changes)
     with pytest.raises(checkpoint.CheckpointError, match=words):
         checkpoint.read(path)
