@@ -127,14 +127,16 @@ def backtest(
         if predictions is not None:
             file = stack.enter_context(report.PredictionsFile(predictions, wanted[0]))
         for path in paths:
-            trace = _read(path, resource, part=part, vms=vms, days=days, seed=seed, wanted=wanted)
+            trace = read_part(
+                path, resource, part=part, vms=vms, days=days, seed=seed, wanted=wanted
+            )
             heard = [] if file is None else [file.add]
             if file is not None:
                 file.of(trace)
             if plot is not None:
                 fans.append(Fans(trace, wanted[0], setup))
                 heard.append(fans[-1].add)
-            makers = {name: partial(_predictor, name, setup, network=network) for name in wanted}
+            makers = {name: partial(predictor_of, name, setup, network=network) for name in wanted}
             results.append(_run(trace, makers, others, setup, heard))
         if file is not None:
             file.finish()
@@ -200,7 +202,7 @@ def _network(setup: "Setup") -> "tuple[NetworkMember | None, str | None]":
     return network, None
 
 
-def _predictor(
+def predictor_of(
     name: str, setup: "Setup", horizon_steps: int, *, network: "NetworkMember | None"
 ) -> "Predictor":
     from controller.forecast.backtest.peers import PEERS
@@ -211,7 +213,7 @@ def _predictor(
     return PEERS[name](horizon_steps)
 
 
-def _read(
+def read_part(
     path: Path,
     resource: str,
     *,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from controller.ctl_record import BUS_HELP, _on_bus
+from controller.ctl_record import BUS_HELP, on_bus
 
 if TYPE_CHECKING:
     import polars as pl
@@ -106,7 +106,7 @@ def read_trail(source: str | None, since_unix_ns: int | None, take: Take) -> Non
     its records, whenever they were written. AuditError where there is no trail.
     """
     if source is None or source.startswith(("nats://", "tls://")):
-        _on_bus(source, lambda bus: _read_stream(bus, since_unix_ns, take))
+        on_bus(source, lambda bus: _read_stream(bus, since_unix_ns, take))
     else:
         _read_file(Path(source), take)
 

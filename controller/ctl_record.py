@@ -62,12 +62,12 @@ def audit(
     since_ns = None if since is None else time.time_ns() - since * 1_000_000_000
     if export is not None:
         try:
-            count = _on_bus(nats_url, lambda bus: export_audit(bus, export, since_ns))
+            count = on_bus(nats_url, lambda bus: export_audit(bus, export, since_ns))
         except OSError as error:
             raise Complaint(f"{export}: cannot be written: {error.strerror}") from error
         click.echo(f"{count} records written to {export}")
         return
-    log = _on_bus(nats_url, lambda bus: read_audit(bus, since_ns))
+    log = on_bus(nats_url, lambda bus: read_audit(bus, since_ns))
     records = [record for record in log.records if kind in {None, record.kind}][-tail:]
     if as_json:
         damage = list(log.damage)
@@ -99,7 +99,7 @@ def replay(source: str, *, since: int | None, as_json: bool) -> None:
 
     since_ns = None if since is None else time.time_ns() - since * 1_000_000_000
     if source.startswith(("nats://", "tls://")):
-        log = _on_bus(source, lambda bus: read_audit(bus, since_ns))
+        log = on_bus(source, lambda bus: read_audit(bus, since_ns))
     else:
         log = asyncio.run(read_audit(Path(source), since_ns))
     report = recompute(log, source)
@@ -185,7 +185,7 @@ def _check(kind: str, file: Path) -> str:
     return done.stdout
 
 
-def _on_bus(url: str | None, work: "Callable[[Bus], Coroutine[object, object, T]]") -> T:
+def on_bus(url: str | None, work: "Callable[[Bus], Coroutine[object, object, T]]") -> T:
     """Runs `work` with a connected bus; BusError with the address when nobody answers there."""
     import asyncio
 

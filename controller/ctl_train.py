@@ -51,7 +51,7 @@ def train(
 
     plan = Plan(hidden=hidden, epochs=epochs, windows=windows, seed=seed)
     plan = replace(plan, validation=min(plan.validation, 2 * windows))  # a trial is to be quick
-    sources, judges = _histories(traces, seed)
+    sources, judges = histories(traces, seed)
     trainer = _trainer(sources, judges, plan, threads)
     saved = out.with_name(out.name + ".state")
     if saved.exists():
@@ -61,7 +61,7 @@ def train(
     saved.unlink(missing_ok=True)
 
 
-def _histories(paths: tuple[Path, ...], seed: int) -> tuple[list["Source"], list["Source"]]:
+def histories(paths: tuple[Path, ...], seed: int) -> tuple[list["Source"], list["Source"]]:
     """What is learnt from, and what is judged by: other machines and a later time."""
     from controller.forecast.backtest.split import split
     from controller.forecast.backtest.traces import TraceError, read_trace

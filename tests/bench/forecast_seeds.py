@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from controller.ctl_backtest import _read
-from controller.ctl_train import _histories
+from controller.ctl_backtest import read_part
+from controller.ctl_train import histories
 from controller.forecast.backtest.run import OURS, Setup, backtest
 from controller.forecast.network import NetworkMember
 from controller.forecast.predictor import make_predictor
@@ -59,14 +59,14 @@ def scores(traces: Path, windows: int, seed: int) -> list[float]:
 
     torch.set_num_threads(1)
     paths = tuple(traces / f"{name}.parquet" for name, _, _ in PARTS)
-    trainer = Trainer(*_histories(paths, 1), Plan(epochs=EPOCHS, windows=windows, seed=seed))
+    trainer = Trainer(*histories(paths, 1), Plan(epochs=EPOCHS, windows=windows, seed=seed))
     for _ in trainer.epochs():
         pass
     member = NetworkMember(trainer.network(), peak_target=False)
     setup = Setup()
     found = []
     for path, (_, vms, days) in zip(paths, PARTS, strict=True):
-        trace = _read(path, "cpu", part="test", vms=vms, days=days, seed=1, wanted=[OURS])
+        trace = read_part(path, "cpu", part="test", vms=vms, days=days, seed=1, wanted=[OURS])
         ours = make_predictor(setup.steps(trace.step_s), setup.target, member)
         tally = backtest(trace, {OURS: ours}, setup).tally[OURS]
         found.append(tally.result()["all"]["rps"])

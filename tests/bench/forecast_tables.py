@@ -17,7 +17,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from controller.ctl_backtest import _predictor, _read
+from controller.ctl_backtest import predictor_of, read_part
 from controller.forecast.backtest import report
 from controller.forecast.backtest.peers import PEERS
 from controller.forecast.backtest.run import OURS, Setup, backtest
@@ -91,10 +91,12 @@ def measure(traces: Path, row: Row) -> Figures:
     setup = Setup(600, row.target)
     names = [OURS, *PEERS]
     path = traces / f"{row.file}.parquet"
-    trace = _read(path, row.resource, part="test", vms=row.vms, days=row.days, seed=1, wanted=names)
+    trace = read_part(
+        path, row.resource, part="test", vms=row.vms, days=row.days, seed=1, wanted=names
+    )
     steps = setup.steps(trace.step_s)
     network = shipped(setup.horizon_s, setup.target)
-    predictors = {name: _predictor(name, setup, steps, network=network) for name in names}
+    predictors = {name: predictor_of(name, setup, steps, network=network) for name in names}
     figures = report.Result(trace, backtest(trace, predictors, setup)).figures()
     print(f"<!-- {row.name}: {time.perf_counter() - began:.0f} s -->", flush=True)
     return figures
