@@ -14,9 +14,11 @@ from numpy.random import Generator
 
 from controller.core.state import Bools, Floats, Ints
 from controller.forecast.features import STEP_S, STEPS, Inputs, inputs
-from controller.forecast.fingerprint import FIELDS, SIZE, SLOTS, Singles, fingerprint
-from controller.forecast.moment import EDGES, KINDS, Moment
+from controller.forecast.fingerprint import FIELDS, SIZE, fingerprint
+from controller.forecast.moment import EDGES, KINDS, Moment, folded
 from controller.forecast.network import Network, below
+from controller.forecast.protocol import Singles
+from controller.forecast.seasonal import SLOTS
 
 OTHERS = KINDS - 1
 HOUR_S = 3600
@@ -78,14 +80,14 @@ def draw(source: Source, random: Generator, count: int, horizon_s: int) -> Examp
     past = _Past(source, at, _ages(random, at.count, each), ahead)
     scale = _scales(random, at.count)
     window = past.window() * scale[:, None]
-    middle, highest = blocks(window, each) if source.blocks else (window, window)
+    middle, highest = folded(window, each) if source.blocks else (window, window)
     kind = np.array(source.kinds)[at.resource]
     moment = Moment(
         end_s=source.start_s + at.end * source.step_s,
         step_s=STEP_S if source.blocks else source.step_s,
         window=middle,
         peak=highest,
-        others=blocks(past.others(), each)[0] if source.blocks else past.others(),
+        others=folded(past.others(), each)[0] if source.blocks else past.others(),
         kind=np.where(random.random(at.count) < UNNAMED_SHARE, -1, kind),
     )
     prints = fingerprint(past.day(peak) * scale.astype(np.float32)[:, None])
@@ -96,19 +98,9 @@ def as_the_loop(source: Source) -> Source:
     """A finer history brought to minutes, for windows in the shape that the control loop has."""
     fold = MINUTE_S // source.step_s
     steps = source.share.shape[2] // fold * fold
-    minutes, _ = blocks(source.share[..., :steps], fold)
+    minutes, _ = folded(source.share[..., :steps], fold)
     share = minutes.astype(np.float32)
     return replace(source, name=f"{source.name}, blocks", share=share, step_s=MINUTE_S, blocks=True)
-
-
-def blocks(shares: Floats | Singles, fold: int) -> tuple[Floats, Floats]:
-    """Means and highest of every `fold` steps along the last axis; NaN where nothing was seen."""
-    folded = shares.reshape(*shares.shape[:-1], -1, fold)
-    known = np.isfinite(folded)
-    count = known.sum(axis=-1)
-    total = np.where(known, folded, 0).sum(axis=-1, dtype=np.float64)
-    middle = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return middle, np.fmax.reduce(folded, axis=-1).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

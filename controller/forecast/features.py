@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from controller.core.state import Bools, Floats
-from controller.forecast.fingerprint import SIZE, SMALL, Singles
-from controller.forecast.moment import KINDS, Moment
+from controller.forecast.fingerprint import SIZE, SMALL
+from controller.forecast.moment import KINDS, Moment, folded
+from controller.forecast.protocol import Singles
 
 STEPS = 24
 STEP_S = 300
@@ -34,15 +35,15 @@ def inputs(moment: Moment, prints: Singles, *, peak_target: bool | Bools) -> Inp
 
     `peak_target`: whether the highest until the horizon is asked for; one for all, or (s,).
     """
-    level, missing = _filled(_coarse(moment.window, moment.step_s))
-    peak, _ = _filled(_coarse_peak(moment.peak, moment.step_s))
+    level, missing = _filled(_coarse(moment.window, moment.step_s)[0])
+    peak, _ = _filled(_coarse(moment.peak, moment.step_s)[1])
     newest = _newest(moment.window)
     log = np.log(level + SMALL)
     middle, spread = level.mean(axis=1, keepdims=True), level.std(axis=1, keepdims=True)
     scaled = (level - middle) / (spread + 0.01)
     step = np.diff(log, axis=1, prepend=log[:, :1])
     others = np.stack(
-        [_standard(_coarse(moment.others[:, one], moment.step_s)) for one in range(3)], axis=2
+        [_standard(_coarse(moment.others[:, one], moment.step_s)[0]) for one in range(3)], axis=2
     )
     sequence = np.concatenate(
         [
@@ -97,26 +98,13 @@ def _facts(
     return np.stack(columns, axis=1)
 
 
-def _coarse(window: Floats, step_s: int) -> Floats:
-    """(s, STEPS) means of five minutes each; NaN where nothing was seen."""
-    folded = _folded(window, step_s)
-    known = np.isfinite(folded)
-    total = np.where(known, folded, 0).sum(axis=2)
-    count = known.sum(axis=2)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _coarse_peak(window: Floats, step_s: int) -> Floats:
-    return np.asarray(np.fmax.reduce(_folded(window, step_s), axis=2))
-
-
-def _folded(window: Floats, step_s: int) -> Floats:
-    """(s, STEPS, steps in five minutes); a short past is padded in front."""
+def _coarse(window: Floats, step_s: int) -> tuple[Floats, Floats]:
+    """(s, STEPS) means and highest of five minutes each; a short past is padded in front."""
     each = max(1, STEP_S // step_s)
     wanted = STEPS * each
-    window = window[:, -wanted:].astype(np.float64)
+    window = window[:, -wanted:]
     padding = np.full((len(window), wanted - window.shape[1]), np.nan)
-    return np.concatenate([padding, window], axis=1).reshape(len(window), STEPS, each)
+    return folded(np.concatenate([padding, window], axis=1), each)
 
 
 def _filled(coarse: Floats) -> tuple[Floats, Floats]:

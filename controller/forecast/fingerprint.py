@@ -10,13 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 
 from controller.core.state import Floats, Ints
+from controller.forecast.protocol import Singles
+from controller.forecast.seasonal import SLOTS
 
-Singles = NDArray[np.float32]
-SLOT_S = 300
-SLOTS = 86_400 // SLOT_S
 SMALL = 0.002  # shares below it are all but nothing: log(share + SMALL)
 RANKS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
 FIELDS = (

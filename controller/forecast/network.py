@@ -16,8 +16,9 @@ import numpy as np
 
 from controller.core.state import Floats, Ints
 from controller.forecast.features import STEPS, Inputs, inputs
-from controller.forecast.fingerprint import SMALL, Singles, fingerprint
+from controller.forecast.fingerprint import SMALL, fingerprint
 from controller.forecast.moment import Moment
+from controller.forecast.protocol import Singles
 
 _SIDE = (0.01, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1, 1.25, 1.5, 2, 2.5, 3, 4, 5)
 REACH = 7.0  # where the outermost bins end

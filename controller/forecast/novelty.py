@@ -11,7 +11,9 @@ import numpy as np
 
 from controller.core.state import Ints
 from controller.forecast.buckets import MIDDLES, UNSEEN, Codes
-from controller.forecast.fingerprint import FIELDS, SLOTS, Archetypes, Singles, fingerprint
+from controller.forecast.fingerprint import FIELDS, Archetypes, fingerprint
+from controller.forecast.protocol import Singles
+from controller.forecast.seasonal import SLOTS
 
 TURNS = 24  # blocks: two hours, where they are of five minutes
 SEEN_MIN = SLOTS // 2  # of less than half a day nothing is said

@@ -10,7 +10,7 @@ import numpy as np
 
 from controller.core.state import RESOURCES, Floats, Ints
 from controller.forecast.empirical import PROBABILITY
-from controller.forecast.moment import Moment
+from controller.forecast.moment import Moment, folded
 from controller.forecast.protocol import Singles
 from shared.resources import MIB, Resource
 
@@ -47,14 +47,7 @@ def blocks(mean: Singles, steps: int) -> tuple[Floats, Floats]:
     """(k, 3, w) mean and highest step of each block of `steps`, the last one ending with `mean`
     (k, 3, g); NaN where nothing was seen."""
     count = mean.shape[-1] // steps
-    folded = mean[..., mean.shape[-1] - count * steps :].astype(np.float64)
-    folded = folded.reshape(*mean.shape[:2], count, steps)
-    known = np.isfinite(folded)
-    total = np.where(known, folded, 0).sum(axis=-1)
-    seen = known.sum(axis=-1)
-    highest = np.where(known, folded, -np.inf).max(axis=-1)
-    middle = np.where(seen > 0, total / np.maximum(seen, 1), np.nan)
-    return middle, np.where(seen > 0, highest, np.nan)
+    return folded(mean[..., mean.shape[-1] - count * steps :], steps)
 
 
 def moment_of(

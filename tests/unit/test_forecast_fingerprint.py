@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from controller.forecast.fingerprint import FIELDS, SIZE, SLOTS, archetypes, fingerprint
+from controller.forecast.fingerprint import FIELDS, SIZE, archetypes, fingerprint
+from controller.forecast.seasonal import SLOTS
 
 
 def _days(random, count):

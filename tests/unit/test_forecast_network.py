@@ -10,11 +10,12 @@ from safetensors.numpy import load_file, save_file
 
 from controller.forecast import checkpoint
 from controller.forecast.features import CHANNELS, FACTS, STEPS, inputs
-from controller.forecast.fingerprint import SIZE, SLOTS, Archetypes
+from controller.forecast.fingerprint import SIZE, Archetypes
 from controller.forecast.moment import BINS as SHARE_BINS
 from controller.forecast.moment import EDGES as SHARES
 from controller.forecast.moment import Moment, bin_of
 from controller.forecast.network import BINS, Network, NetworkMember, below
+from controller.forecast.seasonal import SLOTS
 
 
 def some_network(hidden=6, seed=1):

@@ -7,11 +7,12 @@ import pytest
 
 from controller.core.state import MISSING
 from controller.forecast.buckets import MIDDLES, UNSEEN, encode
-from controller.forecast.fingerprint import SLOTS, archetypes, fingerprint
+from controller.forecast.fingerprint import archetypes, fingerprint
 from controller.forecast.grid import snap
 from controller.forecast.live import LiveForecaster, Scale, Voice, find_network
 from controller.forecast.novelty import NONE, TURNS, compared, whose_turn
 from controller.forecast.protocol import History
+from controller.forecast.seasonal import SLOTS
 from controller.rings import Rings, RingWindows
 from shared.clock import SECOND_NS
 
