@@ -31,6 +31,8 @@ FIELDS = (
     "change over an hour",
 )
 SIZE = len(FIELDS)
+# How much was seen tells when a machine came, not what it is like: archetypes do not know it.
+_TELLS = np.array([name not in {"seen", "age"} for name in FIELDS], dtype=np.float32)
 LAGS = (2, 12)  # slots: a horizon of ten minutes, an hour
 _LEAP = 0.5  # in logarithms, from one slot to the next
 _DAMPING = 1e-3
@@ -80,7 +82,7 @@ class Archetypes:
 
         Above 1: less like any archetype than 95 % of what was learnt from.
         """
-        squares = _squares(prints / self.scale, self.centre / self.scale)
+        squares = _squares(prints * _TELLS / self.scale, self.centre / self.scale)
         place = squares.argmin(axis=1)
         distance = np.sqrt(squares[np.arange(len(place)), place])
         return place, np.asarray(distance / self.usual, dtype=np.float64)
@@ -89,6 +91,7 @@ class Archetypes:
 def archetypes(prints: Singles, random: Generator, count: int = ARCHETYPES) -> Archetypes:
     """Of fingerprints by k-means (Lloyd 1982), begun from some of them drawn far apart
     (Arthur and Vassilvitskii 2007); fewer where there are fewer fingerprints. Some are needed."""
+    prints = prints * _TELLS
     scale = prints.std(axis=0) + np.float32(0.05)
     scaled = prints / scale
     centre = _far_apart(scaled, random, min(count, len(prints)))

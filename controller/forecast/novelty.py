@@ -5,21 +5,17 @@ one in TURNS is looked at per block, and what was found is kept until its turn c
 s series, n slots of a day.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from controller.core.state import Ints
 from controller.forecast.buckets import MIDDLES, UNSEEN, Codes
-from controller.forecast.fingerprint import FIELDS, Archetypes, fingerprint
+from controller.forecast.fingerprint import Archetypes, fingerprint
 from controller.forecast.protocol import Singles
 from controller.forecast.seasonal import SLOTS
 
 TURNS = 24  # blocks: two hours, where they are of five minutes
 SEEN_MIN = SLOTS // 2  # of less than half a day nothing is said
 NONE = -1  # archetype of what is not known
-# How much was seen tells when a machine came, not what it is like.
-_TELLS = np.array([name not in {"seen", "age"} for name in FIELDS], dtype=np.float32)
 
 
 def whose_turn(series: int, turn: int) -> Ints:
@@ -34,7 +30,5 @@ def compared(known: Archetypes, day: Codes) -> tuple[Ints, Singles]:
     novelty = np.full(len(day), np.nan, dtype=np.float32)
     seen = np.flatnonzero((day != UNSEEN).sum(axis=1) >= SEEN_MIN)
     if len(seen):
-        prints = fingerprint(np.take(MIDDLES, day[seen])) * _TELLS
-        known = replace(known, centre=known.centre * _TELLS)
-        place[seen], novelty[seen] = known.nearest(prints)
+        place[seen], novelty[seen] = known.nearest(fingerprint(np.take(MIDDLES, day[seen])))
     return place, novelty
