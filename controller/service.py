@@ -28,7 +28,7 @@ from controller.desk import OperatorDesk
 from controller.dispatch import Dispatcher
 from controller.events import Broadcast, Happening
 from controller.forecast.live import make_forecaster
-from controller.forecast.protocol import History, Said, Standing
+from controller.forecast.protocol import History, Standing
 from controller.forecast.skill import SkillBook, update
 from controller.gate import Apply, Ask, Gated, Held, gate, reverify
 from controller.ingest import Ingest
@@ -39,7 +39,7 @@ from controller.panel import judged
 from controller.recorder import Recorder
 from controller.settings import ControllerSettings
 from controller.store import claim_epoch
-from controller.view import APPROVED, View
+from controller.view import APPROVED, Judged, View
 from shared.bus import Bus, NatsBus
 from shared.clock import MILLISECOND_NS, SECOND_NS, Clock
 from shared.errors import AuditError, ConfigError, DispatchError
@@ -157,15 +157,15 @@ class Controller:
             with watch("snapshot"):
                 look = await self._look()
             with watch("forecast"):
-                said = await asyncio.to_thread(self._forecast, look)
-                forecast = said.forecast
+                found = await asyncio.to_thread(self._forecast, look)
+                forecast = found.said.forecast
             with watch("decide"):
                 decision = await asyncio.to_thread(decide, look.snapshot, forecast, self._policy)
             with watch("audit decision"):
                 recorded = await self._record(look, forecast, decision)
             with watch("gate"):
                 plans = self._gate(look, decision)
-            self._show(look, said, decision)
+            self._show(look, found, decision)
             with watch("audit intent"):
                 audited = await self._audit(plans)
             busy = {one.verified.plan.root for one in audited}
@@ -197,10 +197,11 @@ class Controller:
         )
         return Look(snapshot, history, tick_ns)
 
-    def _forecast(self, look: Look) -> Said:
+    def _forecast(self, look: Look) -> Judged:
         said = self._forecaster.predict(look.history, self._settings.horizon_s * SECOND_NS)
         skill = self._skill.skill(look.snapshot.ids)
-        return replace(said, forecast=replace(said.forecast, skill=skill))
+        said = replace(said, forecast=replace(said.forecast, skill=skill))
+        return judged(said, self.standing, self._skill, look.snapshot.ids)
 
     async def _record(self, look: Look, forecast: Forecast, decision: Decision) -> bool:
         if not await self.recorder.prepare(self.epoch):
@@ -296,11 +297,11 @@ class Controller:
             text = f"plan for {name} held: {gated.why}"
             self.broadcast.tell(Happening("rejection", text, snapshot.ids[plan.root], plan.plan_id))
 
-    def _show(self, look: Look, said: Said, decision: Decision) -> None:
+    def _show(self, look: Look, found: Judged, decision: Decision) -> None:
         self.publish(
             snapshot=look.snapshot,
-            forecast=said.forecast,
-            judged=judged(said, self.standing, self._skill, look.snapshot.ids),
+            forecast=found.said.forecast,
+            judged=found,
             decision=decision,
             taken_tick_ns=look.tick_ns,
             epoch=self.epoch,
