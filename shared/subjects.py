@@ -6,6 +6,8 @@ TELEMETRY_PREFIX = "paq.telemetry"
 TELEMETRY_ALL = f"{TELEMETRY_PREFIX}.*"
 TELEMETRY_STREAM = "PAQ_TELEMETRY"  # hours of replay for a controller that restarts
 
+GUEST_PREFIX = "paq.guest"  # a guest's word to its own host (shared.guest_word)
+
 AUDIT_PREFIX = "paq.audit"
 AUDIT_ALL = f"{AUDIT_PREFIX}.>"
 AUDIT_STREAM = "PAQ_AUDIT"
@@ -23,6 +25,19 @@ def telemetry_subject(node_id: str) -> str:
     if not is_machine_id(node_id):
         raise ValueError(f"{node_id!r} is no lower-case UUID")
     return f"{TELEMETRY_PREFIX}.{node_id}"
+
+
+def guest_subject(vm_id: str) -> str:
+    """`paq.guest.<vm>`; ValueError when the id is no lower-case UUID."""
+    if not is_machine_id(vm_id):
+        raise ValueError(f"{vm_id!r} is no lower-case UUID")
+    return f"{GUEST_PREFIX}.{vm_id}"
+
+
+def guest_of(subject: str) -> str | None:
+    """The VM that a guest's subject belongs to, or None when it is none."""
+    prefix, _, vm_id = subject.rpartition(".")
+    return vm_id if prefix == GUEST_PREFIX and is_machine_id(vm_id) else None
 
 
 def node_of(subject: str) -> str | None:

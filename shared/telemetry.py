@@ -15,6 +15,7 @@ class VmState(IntEnum):
     PAUSED = 2
     MIGRATING = 3
     SHUT_DOWN = 4
+    STARTING = 5  # it runs, and has not yet said that it is ready: nothing is taken from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class VmSample:
     io_limit_bytes_per_s: int | None = None  # None: no limit in force
     io_used_bytes_per_s: int | None = None
     io_pressure_us_per_s: int | None = None
+    net_limit_bytes_per_s: int | None = None  # None: no limit in force
+    net_used_bytes_per_s: int | None = None  # received and sent, all interfaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,32 @@ class NodeReadings:
     cpu_pressure_us_per_s: int | None = None  # PSI "some"
     memory_pressure_us_per_s: int | None = None
     io_pressure_us_per_s: int | None = None
+    memory_pressure_full_us_per_s: int | None = None  # PSI "full": nothing could go on
+    net_used_bytes_per_s: int | None = None  # received and sent, physical interfaces
+    load_milli: int | None = None  # mean number of runnable tasks over a minute, in thousandths
+    uptime_ns: int | None = None
+    ready_ns: int | None = None  # uptime at which it was up and ready; None: not yet
+
+
+@dataclass(frozen=True, slots=True)
+class RoleUse:
+    """What all processes of one role (agent.roles) use together."""
+
+    role: str  # e.g. "database"; "other" for what is not in the table
+    processes: int
+    cpu_used_millicores: int | None = None
+    memory_resident_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """What an agent moved by itself since the last plan: a reflex, to be taken up by the next."""
+
+    vm_id: str
+    resource: int  # shared.resources.Resource
+    base_amount: int  # the limit before it, which the agent goes back to
+    amount: int  # the limit that it set; the base where it had nothing to lend
+    wanted_amount: int  # what the VM asked for, as far as its host believes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +110,5 @@ class NodeSample:
     levers: dict[str, str] = field(default_factory=dict)  # resource -> why not; "" = works
     node: NodeReadings = NodeReadings()
     vms: tuple[VmSample, ...] = ()
+    loans: tuple[Loan, ...] = ()
+    roles: tuple[RoleUse, ...] = ()

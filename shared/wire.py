@@ -20,10 +20,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from shared.errors import WireError
+from shared.resources import Resource
 from shared.subjects import is_machine_id
-from shared.telemetry import NodeReadings, NodeSample, VmSample, VmState
+from shared.telemetry import Loan, NodeReadings, NodeSample, RoleUse, VmSample, VmState
 
-VERSION = 1
+VERSION = 2
 MISSING = -1  # a reading that could not be had, in columns; None in values
 VALUE_MAX = 2**62  # below it no sum of two readings leaves int64
 
@@ -64,13 +65,22 @@ class NodeBlock:
     vm_ids: tuple[str, ...]
     vm_names: tuple[str, ...]
     columns: Mapping[str, "array[int]"]  # by COLUMN_NAMES; MISSING where there was no reading
+    loans: tuple[Loan, ...] = ()
+    roles: tuple[RoleUse, ...] = ()
 
     def sample(self) -> NodeSample:
         """The same as values, one object per VM: for people, records and tests."""
         header = {name: getattr(self, name) for name in _HEADER_NAMES}
         rows = zip(*(self.columns[name] for name in COLUMN_NAMES), strict=True)
         vms = map(_vm_sample, self.vm_ids, self.vm_names, rows)
-        return NodeSample(**header, levers=self.levers, node=self.node, vms=tuple(vms))
+        return NodeSample(
+            **header,
+            levers=self.levers,
+            node=self.node,
+            vms=tuple(vms),
+            loans=self.loans,
+            roles=self.roles,
+        )
 
 
 def encode(sample: NodeSample) -> bytes:
@@ -83,6 +93,8 @@ def encode(sample: NodeSample) -> bytes:
     message["vm_ids"] = [vm.vm_id for vm in sample.vms]
     message["vm_names"] = [vm.name for vm in sample.vms]
     message["columns"] = _pack_columns(sample.vms)
+    message["loans"] = [_loan_row(loan) for loan in sample.loans]
+    message["roles"] = [_role_row(role) for role in sample.roles]
     return _packb(message)
 
 
@@ -104,6 +116,8 @@ def decode(data: bytes, limits: WireLimits = WireLimits()) -> NodeBlock:
         vm_ids=tuple(message.vm_ids),
         vm_names=tuple(message.vm_names),
         columns=columns,
+        loans=tuple(Loan(*row) for row in message.loans),
+        roles=tuple(RoleUse(*row) for row in message.roles),
     )
 
 
@@ -138,6 +152,10 @@ _Count = Annotated[int, Meta(ge=0, le=VALUE_MAX)]
 _Text = Annotated[str, Meta(max_length=256)]
 _Lever = Annotated[str, Meta(max_length=32)]
 _Reason = Annotated[str, Meta(max_length=1024)]
+_Role = Annotated[str, Meta(max_length=64)]
+_Resource = Annotated[int, Meta(ge=0, lt=len(Resource))]
+_LoanRow = tuple[_Text, _Resource, _Count, _Count, _Count]
+_RoleRow = tuple[_Role, _Count, _Count | None, _Count | None]
 
 
 class _Message(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -158,6 +176,8 @@ class _Message(Struct, forbid_unknown_fields=True, kw_only=True):
     vm_ids: Annotated[list[_Text], Meta(max_length=65536)]
     vm_names: Annotated[list[str], Meta(max_length=65536)]
     columns: Annotated[dict[_Text, bytes], Meta(max_length=len(COLUMN_NAMES))]
+    loans: Annotated[list[_LoanRow], Meta(max_length=65536)]
+    roles: Annotated[list[_RoleRow], Meta(max_length=64)]
 
 
 class _Versioned(Struct):
@@ -185,6 +205,8 @@ _STATES = tuple(VmState)
 
 _node_row = attrgetter(*NODE_READING_NAMES)
 _vm_row = attrgetter(*COLUMN_NAMES)
+_loan_row = attrgetter(*(f.name for f in fields(Loan)))
+_role_row = attrgetter(*(f.name for f in fields(RoleUse)))
 
 _DECODER = msgspec.msgpack.Decoder(_Message)
 _VERSION_DECODER = msgspec.msgpack.Decoder(_Versioned)
@@ -271,6 +293,8 @@ def _check_message(message: _Message, limits: WireLimits) -> None:
         raise WireError("schema", "an identity that is no lower-case UUID")
     if len(set(ids)) != len(ids):
         raise WireError("schema", "two VMs with one identity")
+    if not set(ids).issuperset(row[0] for row in message.loans):
+        raise WireError("schema", "a loan to a VM that is not in the message")
     if message.node.keys() != _NODE_READING_SET or message.columns.keys() != _COLUMN_SET:
         raise WireError("schema", "readings other than those of this version")
 

@@ -110,14 +110,18 @@ class Header(_message.Message):
     def __init__(self, command_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., based_on_generation: _Optional[int] = ..., agent_tick_ns: _Optional[int] = ..., ttl_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ..., dry_run: _Optional[bool] = ...) -> None: ...
 
 class Apply(_message.Message):
-    __slots__ = ("header", "steps", "fallback")
+    __slots__ = ("header", "steps", "fallback", "leash", "reserve")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    LEASH_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_FIELD_NUMBER: _ClassVar[int]
     header: Header
     steps: _containers.RepeatedCompositeFieldContainer[Step]
     fallback: _containers.RepeatedCompositeFieldContainer[Fallback]
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., fallback: _Optional[_Iterable[_Union[Fallback, _Mapping]]] = ...) -> None: ...
+    leash: _containers.RepeatedCompositeFieldContainer[Leash]
+    reserve: _containers.RepeatedCompositeFieldContainer[Reserve]
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., fallback: _Optional[_Iterable[_Union[Fallback, _Mapping]]] = ..., leash: _Optional[_Iterable[_Union[Leash, _Mapping]]] = ..., reserve: _Optional[_Iterable[_Union[Reserve, _Mapping]]] = ...) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("index", "vm_id", "resource", "from_amount", "to_amount", "floor_amount", "ceiling_amount", "deadline_ms")
@@ -149,13 +153,37 @@ class Fallback(_message.Message):
     amount: int
     def __init__(self, vm_id: _Optional[str] = ..., resource: _Optional[_Union[Resource, str]] = ..., amount: _Optional[int] = ...) -> None: ...
 
+class Leash(_message.Message):
+    __slots__ = ("vm_id", "resource", "low_amount", "high_amount")
+    VM_ID_FIELD_NUMBER: _ClassVar[int]
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    LOW_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    HIGH_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    vm_id: str
+    resource: Resource
+    low_amount: int
+    high_amount: int
+    def __init__(self, vm_id: _Optional[str] = ..., resource: _Optional[_Union[Resource, str]] = ..., low_amount: _Optional[int] = ..., high_amount: _Optional[int] = ...) -> None: ...
+
+class Reserve(_message.Message):
+    __slots__ = ("resource", "amount")
+    RESOURCE_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    resource: Resource
+    amount: int
+    def __init__(self, resource: _Optional[_Union[Resource, str]] = ..., amount: _Optional[int] = ...) -> None: ...
+
 class Renew(_message.Message):
-    __slots__ = ("header", "fallback")
+    __slots__ = ("header", "fallback", "leash", "reserve")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    LEASH_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_FIELD_NUMBER: _ClassVar[int]
     header: Header
     fallback: _containers.RepeatedCompositeFieldContainer[Fallback]
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., fallback: _Optional[_Iterable[_Union[Fallback, _Mapping]]] = ...) -> None: ...
+    leash: _containers.RepeatedCompositeFieldContainer[Leash]
+    reserve: _containers.RepeatedCompositeFieldContainer[Reserve]
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., fallback: _Optional[_Iterable[_Union[Fallback, _Mapping]]] = ..., leash: _Optional[_Iterable[_Union[Leash, _Mapping]]] = ..., reserve: _Optional[_Iterable[_Union[Reserve, _Mapping]]] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("command_id", "plan_id", "epoch", "generation", "agent_tick_ns", "accepted", "refusal", "results")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shared import wire
 from shared.errors import WireError
-from shared.telemetry import NodeReadings, NodeSample, VmSample, VmState
+from shared.telemetry import Loan, NodeReadings, NodeSample, RoleUse, VmSample, VmState
 
 NODE = "00000000-0000-4000-8000-000000000001"
 VM = "00000000-0000-4000-8000-0000000000aa"
@@ -42,6 +42,9 @@ samples = st.builds(
     levers=st.dictionaries(st.sampled_from(["cpu", "memory", "io"]), texts),
     node=st.builds(NodeReadings, **{f.name: readings for f in fields(NodeReadings)}),
     vms=st.lists(vm_samples, max_size=4, unique_by=lambda vm: vm.vm_id).map(tuple),
+    roles=st.lists(
+        st.builds(RoleUse, texts, counts, readings, readings), max_size=3, unique_by=str
+    ).map(tuple),
 )
 
 
@@ -61,6 +64,8 @@ def example() -> NodeSample:
             VmSample(VM, "guest-1", memory_used_bytes=2**28, cpu_used_millicores=150),
             VmSample(OTHER_VM, "guest-2", VmState.PAUSED, memory_stats_age_ns=0),
         ),
+        loans=(Loan(VM, 1, 2**28, 2**28 + 2**26, 2**29),),
+        roles=(RoleUse("database", 3, 120, 2**27), RoleUse("other", 40)),
     )
 
 
@@ -109,13 +114,13 @@ def test_fifty_vms_fit_in_ten_kilobytes():
 
 
 def test_a_node_without_vms_is_a_message_too():
-    lonely = replace(example(), vms=())
+    lonely = replace(example(), vms=(), loans=())
     assert wire.decode(wire.encode(lonely)).sample() == lonely
 
 
 def fleet(count: int) -> NodeSample:
     vms = (VmSample(f"00000000-0000-4000-8000-{i:012x}", f"vm{i}") for i in range(count))
-    return replace(example(), vms=tuple(vms))
+    return replace(example(), vms=tuple(vms), loans=())
 
 
 # ---- what is refused ----
@@ -161,8 +166,8 @@ HOSTILE = {
     "last byte missing": (GOOD[:-1], "malformed"),
     "trailing bytes": (GOOD + b"\x00", "malformed"),
     "twice": (GOOD + GOOD, "malformed"),
-    "version 2": (altered(version=2), "version"),
-    "version 2 of another shape": (msgpack.packb({"version": 2, "vms": [1, {}]}), "version"),
+    "version 3": (altered(version=3), "version"),
+    "version 3 of another shape": (msgpack.packb({"version": 3, "vms": [1, {}]}), "version"),
     "negative version": (altered(version=-1), "version"),
     "version as text": (altered(version="1"), "schema"),
     "version as true": (altered(version=True), "schema"),
@@ -189,7 +194,7 @@ HOSTILE = {
     "below missing": (with_column("cpu_used_millicores", int64s(-2, 0)), "range"),
     "lowest int64": (with_column("cpu_used_millicores", int64s(0, -(2**63))), "range"),
     "above 2^62": (with_column("memory_used_bytes", int64s(2**62 + 1, 0)), "range"),
-    "unknown state": (with_column("state", int64s(1, 5)), "range"),
+    "unknown state": (with_column("state", int64s(1, len(VmState))), "range"),
     "missing state": (with_column("state", int64s(1, -1)), "range"),
     "column too short": (with_column("state", int64s(1)), "schema"),
     "column too long": (with_column("state", int64s(1, 1, 1)), "schema"),
@@ -206,6 +211,12 @@ HOSTILE = {
     "node id is a wildcard": (altered(node_id=">"), "schema"),
     "unknown role": (altered(role="controller"), "schema"),
     "huge node name": (altered(name="x" * 257), "schema"),
+    "a loan of a fourth resource": (altered(loans=[[VM, 3, 1, 2, 3]]), "range"),
+    "a loan to nobody here": (altered(loans=[[NODE, 1, 1, 2, 3]]), "schema"),
+    "a loan below zero": (altered(loans=[[VM, 1, 1, -2, 3]]), "range"),
+    "a short loan": (altered(loans=[[VM, 1, 1]]), "schema"),
+    "a role with arguments": (altered(roles=[["postgres -D /secret", 1, 1, 1, 1]]), "schema"),
+    "huge role": (altered(roles=[["x" * 65, 1, 1, 1]]), "schema"),
     "huge VM name": (altered(vm_names=["x" * 257, "y"]), "oversized"),
     "many levers": (altered(levers={str(i): "" for i in range(17)}), "schema"),
     "huge lever reason": (altered(levers={"cpu": "x" * 1025}), "schema"),
