@@ -154,16 +154,18 @@ class Fallback(_message.Message):
     def __init__(self, vm_id: _Optional[str] = ..., resource: _Optional[_Union[Resource, str]] = ..., amount: _Optional[int] = ...) -> None: ...
 
 class Leash(_message.Message):
-    __slots__ = ("vm_id", "resource", "low_amount", "high_amount")
+    __slots__ = ("vm_id", "resource", "low_amount", "high_amount", "plan_amount")
     VM_ID_FIELD_NUMBER: _ClassVar[int]
     RESOURCE_FIELD_NUMBER: _ClassVar[int]
     LOW_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     HIGH_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    PLAN_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     vm_id: str
     resource: Resource
     low_amount: int
     high_amount: int
-    def __init__(self, vm_id: _Optional[str] = ..., resource: _Optional[_Union[Resource, str]] = ..., low_amount: _Optional[int] = ..., high_amount: _Optional[int] = ...) -> None: ...
+    plan_amount: int
+    def __init__(self, vm_id: _Optional[str] = ..., resource: _Optional[_Union[Resource, str]] = ..., low_amount: _Optional[int] = ..., high_amount: _Optional[int] = ..., plan_amount: _Optional[int] = ...) -> None: ...
 
 class Reserve(_message.Message):
     __slots__ = ("resource", "amount")
