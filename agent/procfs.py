@@ -1,11 +1,12 @@
 """The machine's own readings from /proc and /sys; parsers are pure, the root is a parameter.
 
 psutil is not used here: its /proc is one global for the whole process, it gives seconds as floats
-where counters are integers, and it knows no PSI. What remains is five short text formats.
+where counters are integers, and it knows no PSI. What remains is a few short text formats.
 A file that is missing or unreadable leaves its fields None and nothing else.
 """
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from agent.sample import NodeCounters
 _SECTOR_BYTES = 512  # the unit of diskstats, whatever the disk's own sectors are
 _KIB = 1024
 _DISKSTATS_FIELDS_MIN = 14
+_DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
+_NET_DEV_FIELDS_MIN = 9  # of an interface: received bytes are the first, sent ones the ninth
 
 
 def read_counters(root: Path) -> NodeCounters:
@@ -22,6 +25,7 @@ def read_counters(root: Path) -> NodeCounters:
     memory = parse_meminfo(_text(proc / "meminfo"))
     stat = _text(proc / "stat")
     used_ns, steal_ns = parse_stat_cpu(stat, os.sysconf("SC_CLK_TCK"))
+    memory_pressure = _text(proc / "pressure/memory")
     return NodeCounters(
         memory_total_bytes=memory.get("MemTotal"),
         memory_available_bytes=memory.get("MemAvailable"),
@@ -29,10 +33,14 @@ def read_counters(root: Path) -> NodeCounters:
         cpu_count=count_cpus(stat),
         cpu_used_ns=used_ns,
         cpu_steal_ns=steal_ns,
-        io_bytes=parse_diskstats(_text(proc / "diskstats"), physical_disks(root / "sys/block")),
+        io_bytes=parse_diskstats(_text(proc / "diskstats"), with_a_device(root / "sys/block")),
         cpu_pressure_us=parse_pressure(_text(proc / "pressure/cpu")),
-        memory_pressure_us=parse_pressure(_text(proc / "pressure/memory")),
+        memory_pressure_us=parse_pressure(memory_pressure),
         io_pressure_us=parse_pressure(_text(proc / "pressure/io")),
+        memory_pressure_full_us=parse_pressure(memory_pressure, "full"),
+        net_bytes=parse_net_dev(_text(proc / "net/dev"), with_a_device(root / "sys/class/net")),
+        load_milli=parse_loadavg(_text(proc / "loadavg")),
+        uptime_ns=parse_uptime(_text(proc / "uptime")),
     )
 
 
@@ -70,11 +78,12 @@ def count_cpus(text: str) -> int | None:
     return count or None
 
 
-def parse_pressure(text: str) -> int | None:
-    """A PSI file: microseconds in which some task waited, since boot; None when there is none."""
+def parse_pressure(text: str, kind: str = "some") -> int | None:
+    """A PSI file: microseconds in which some task waited, or with "full" none could go on, since
+    boot; None when the file does not say."""
     for line in text.splitlines():
         words = line.split()
-        if words[:1] != ["some"]:
+        if words[:1] != [kind]:
             continue
         for pair in words[1:]:
             name, _, amount = pair.partition("=")
@@ -96,14 +105,40 @@ def parse_diskstats(text: str, disks: Iterable[str]) -> int | None:
     return None if sectors is None else sectors * _SECTOR_BYTES
 
 
-def physical_disks(sys_block: Path) -> tuple[str, ...]:
-    """Whole disks that are devices: partitions are not in /sys/block, and loop, dm, md and zram,
-    which would count the same bytes twice or none that reach a disk, have no `device`."""
+def parse_net_dev(text: str, interfaces: Iterable[str]) -> int | None:
+    """/proc/net/dev: bytes received and sent by the named interfaces; None without any."""
+    wanted = frozenset(interfaces)
+    total: int | None = None
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if name.strip() not in wanted or len(words) < _NET_DEV_FIELDS_MIN:
+            continue
+        if words[0].isdecimal() and words[8].isdecimal():
+            total = (total or 0) + int(words[0]) + int(words[8])
+    return total
+
+
+def parse_loadavg(text: str) -> int | None:
+    """/proc/loadavg: mean number of runnable tasks over the last minute, in thousandths."""
+    load = _decimal(text.split()[:1])
+    return None if load is None else round(load * 1000)
+
+
+def parse_uptime(text: str) -> int | None:
+    """/proc/uptime: nanoseconds since boot, to a hundredth of a second."""
+    uptime_s = _decimal(text.split()[:1])
+    return None if uptime_s is None else round(uptime_s * 100) * 10_000_000
+
+
+def with_a_device(sys_class: Path) -> tuple[str, ...]:
+    """Disks of /sys/block or interfaces of /sys/class/net that are devices: others (loop, dm, md,
+    zram; bridges, bonds, taps) count the same bytes twice or none that leave the machine."""
     try:
-        names = sorted(entry.name for entry in sys_block.iterdir())
+        names = sorted(entry.name for entry in sys_class.iterdir())
     except OSError:
         return ()
-    return tuple(name for name in names if (sys_block / name / "device").exists())
+    return tuple(name for name in names if (sys_class / name / "device").exists())
 
 
 def _text(path: Path) -> str:
@@ -116,3 +151,8 @@ def _text(path: Path) -> str:
 
 def _difference(total: int | None, part: int | None) -> int | None:
     return None if total is None or part is None else max(0, total - part)
+
+
+def _decimal(words: list[str]) -> float | None:
+    """The one word as a number that is not negative, as in `12.34`; None where it is none."""
+    return float(words[0]) if len(words) == 1 and _DECIMAL.fullmatch(words[0]) else None

@@ -36,6 +36,10 @@ class NodeCounters:
     cpu_pressure_us: int | None = None  # counter, PSI "some"
     memory_pressure_us: int | None = None  # counter, PSI "some"
     io_pressure_us: int | None = None  # counter, PSI "some"
+    memory_pressure_full_us: int | None = None  # counter, PSI "full"
+    net_bytes: int | None = None  # counter, interfaces that are devices
+    load_milli: int | None = None  # tasks that run or wait for CPU or disk, mean of a minute
+    uptime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,12 @@ def _node_readings(before: NodeCounters, now: NodeCounters, interval_ns: int) ->
             before.memory_pressure_us, now.memory_pressure_us, interval_ns
         ),
         io_pressure_us_per_s=rate(before.io_pressure_us, now.io_pressure_us, interval_ns),
+        memory_pressure_full_us_per_s=rate(
+            before.memory_pressure_full_us, now.memory_pressure_full_us, interval_ns
+        ),
+        net_used_bytes_per_s=rate(before.net_bytes, now.net_bytes, interval_ns),
+        load_milli=now.load_milli,
+        uptime_ns=now.uptime_ns,
     )
 
 

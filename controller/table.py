@@ -7,7 +7,7 @@ import numpy as np
 
 from controller.core.state import MISSING, Ints
 from controller.topology import NOBODY
-from shared.telemetry import NodeReadings
+from shared.telemetry import Loan, NodeReadings, RoleUse
 from shared.wire import COLUMN_NAMES, NodeBlock
 
 COLUMN = {name: index for index, name in enumerate(COLUMN_NAMES)}
@@ -39,6 +39,8 @@ class Node:
     received_unix_ns: int = 0
     levers: dict[str, str] = field(default_factory=dict)
     readings: NodeReadings = field(default_factory=NodeReadings)
+    loans: tuple[Loan, ...] = ()  # what its agent lent, or had not to lend, since the last plan
+    roles: tuple[RoleUse, ...] = ()
     vm_ids: tuple[str, ...] = ()
     vm_slots: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     foreign: dict[int, Ints] = field(default_factory=dict)  # slot -> readings of another's VM
@@ -56,6 +58,7 @@ class Node:
         self.sampled_at_unix_ns = block.sampled_at_unix_ns
         self.received_tick_ns, self.received_unix_ns = received_tick_ns, received_unix_ns
         self.levers, self.readings = block.levers, block.node
+        self.loans, self.roles = block.loans, block.roles
 
     def used(self) -> Ints:
         """(3,) use of the node's own machine, MISSING where unknown."""

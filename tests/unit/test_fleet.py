@@ -12,7 +12,7 @@ from controller.overrides import FLEET, NODE, VM, Freeze, ModeChange, Overrides,
 from controller.settings import ControllerSettings, NodeSettings, VmSettings
 from shared.clock import SECOND_NS
 from shared.resources import GIB, MIB, Resource
-from shared.telemetry import NodeReadings, NodeSample, VmSample, VmState
+from shared.telemetry import Loan, NodeReadings, NodeSample, RoleUse, VmSample, VmState
 from shared.wire import decode, encode
 
 START = 1000 * SECOND_NS
@@ -90,6 +90,16 @@ def look(fleet, at=START, overrides=NOTHING_SAID, connected=(HOST, OTHER, L1)):
 def at(snapshot, machine_id, name, resource=None):
     value = getattr(snapshot, name)[snapshot.ids.index(machine_id)]
     return int(value if resource is None else value[resource])
+
+
+def test_a_node_keeps_its_newest_loans_and_roles_only():
+    loan = Loan(GUEST, Resource.MEMORY, 512 * MIB, 640 * MIB, 768 * MIB)
+    role = RoleUse("database", 2, 150, 90 * MIB)
+    fleet = fed(sample(vms=[vm(GUEST)], loans=(loan,), roles=(role,)))
+    (node,) = fleet.nodes()
+    assert (node.loans, node.roles) == ((loan,), (role,))
+    fleet.apply(decode(encode(sample(vms=[vm(GUEST)], sequence=2))), START, UNIX)
+    assert (node.loans, node.roles) == ((), ())
 
 
 def test_a_host_and_its_vm_as_reported():

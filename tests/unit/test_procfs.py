@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 from agent.procfs import (
     count_cpus,
     parse_diskstats,
+    parse_loadavg,
     parse_meminfo,
+    parse_net_dev,
     parse_pressure,
     parse_stat_cpu,
-    physical_disks,
+    parse_uptime,
     read_counters,
+    with_a_device,
 )
 from agent.sample import NodeCounters
 
@@ -32,6 +35,10 @@ def test_the_whole_fixture() -> None:
         cpu_pressure_us=4_568_896,
         memory_pressure_us=12,
         io_pressure_us=None,
+        memory_pressure_full_us=3,
+        net_bytes=1_000_000 + 200_000 + 30_000 + 4_000,
+        load_milli=520,
+        uptime_ns=5_025_730_000_000,
     )
 
 
@@ -40,7 +47,11 @@ def test_an_empty_tree_is_all_unknown(tmp_path: Path) -> None:
 
 
 def test_only_whole_devices_count() -> None:
-    assert physical_disks(ROOT / "sys/block") == ("nvme0n1", "vda")
+    assert with_a_device(ROOT / "sys/block") == ("nvme0n1", "vda")
+
+
+def test_only_interfaces_that_are_devices_count() -> None:
+    assert with_a_device(ROOT / "sys/class/net") == ("enp1s0", "enp2s0")
 
 
 def test_this_machine_can_be_read() -> None:
@@ -58,7 +69,15 @@ def test_details_of_the_formats() -> None:
     assert parse_stat_cpu("cpu  1 2\n", TICKS_PER_S) == (None, None)
     assert count_cpus("cpu  1\ncpu0 1\ncpu11 1\nctxt 5\n") == 2
     assert parse_pressure("full avg10=0.00 total=5\n") is None
+    assert parse_pressure("full avg10=0.00 total=5\n", "full") == 5
     assert parse_diskstats("8 0 sda 1\n", ["sda"]) is None
+    assert parse_net_dev("eth0: 1 2\n", ["eth0"]) is None
+    assert parse_net_dev("eth0:12 0 0 0 0 0 0 0 30 0\n", ["eth0"]) == 42, "no blank after it"
+    assert parse_net_dev("eth0: 1 0 0 0 0 0 0 0 2 0\n", []) is None
+    assert parse_loadavg("1.005 0.3 0.1 1/80 4\n") == 1005
+    assert [parse_loadavg(text) for text in ("", "nan 1", "-1.0", "1e3", "1.2.3")] == [None] * 5
+    assert parse_uptime("0.07 0.01\n") == 70_000_000
+    assert parse_uptime("soon\n") is None
 
 
 @given(st.text())
@@ -68,3 +87,6 @@ def test_no_parser_raises(text: str) -> None:
     count_cpus(text)
     parse_pressure(f"some {text}")
     parse_diskstats(text, ["sda"])
+    parse_net_dev(f"eth0:{text}", ["eth0"])
+    parse_loadavg(text)
+    parse_uptime(text)

@@ -45,7 +45,14 @@ VM = VmReading(
 BEFORE = RawNode(
     unix_ns=UNIX_S * SECOND_NS,
     tick_ns=100 * SECOND_NS,
-    counters=NodeCounters(cpu_count=2, cpu_used_ns=0, cpu_steal_ns=0, io_bytes=0),
+    counters=NodeCounters(
+        cpu_count=2,
+        cpu_used_ns=0,
+        cpu_steal_ns=0,
+        io_bytes=0,
+        memory_pressure_full_us=0,
+        net_bytes=10 * MIB,
+    ),
     vms=(VM,),
     pressures={"a": VmPressure(cpu_us=1000, memory_us=0, io_us=None)},
 )
@@ -59,6 +66,10 @@ AFTER = RawNode(
         cpu_steal_ns=SECOND_NS,
         io_bytes=20 * MIB,
         cpu_pressure_us=7,
+        memory_pressure_full_us=50_000,
+        net_bytes=30 * MIB,
+        load_milli=1500,
+        uptime_ns=5 * SECOND_NS,
     ),
     vms=(
         replace(
@@ -88,6 +99,14 @@ def test_rates_are_means_over_the_interval() -> None:
     assert (rates.node.cpu_used_millicores, rates.node.cpu_steal_millicores) == (1500, 100)
     assert rates.node.io_used_bytes_per_s == 2 * MIB
     assert rates.node.cpu_pressure_us_per_s is None
+    assert rates.node.memory_pressure_full_us_per_s == 5000
+    assert rates.node.net_used_bytes_per_s == 2 * MIB
+
+
+def test_what_a_node_has_at_the_moment_is_no_rate() -> None:
+    node = to_sample(None, AFTER).node
+    assert (node.load_milli, node.uptime_ns) == (1500, 5 * SECOND_NS)
+    assert node.net_used_bytes_per_s is None
 
 
 def test_amounts_are_carried_and_derived() -> None:
