@@ -69,7 +69,7 @@ class Agent:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self.identity = node_identity(root)
+        self.identity = node_identity(root, settings.node_id)
         self._found = look(settings, root)
         self.metrics = AgentMetrics()
         self.hypervisor = hypervisor or open_hypervisor(settings, self._found, clock)
@@ -104,6 +104,8 @@ class Agent:
             )
             self.host.open()
         self._exposition = Exposition(self.metrics, self._settings.metrics_listen)
+        if self.identity.said:
+            logger.warning("identity", extra={"detail": self.identity.said})
         fields = {"role": self._found.role, "hypervisor": self._found.libvirt_uri or "none"}
         logger.info("agent starts", extra={**fields, "node_id": self.identity.node_id})
 

@@ -30,7 +30,9 @@ async def restore(
         raise ConfigError("libvirt_uri names no hypervisor: there is nothing to restore here")
     share = Share.of_settings(settings)
     sampler = Sampler(root, hypervisor, clock, share, settings.sample_interval_s)
-    host = Host(settings, node_identity(root), hypervisor, sampler, clock, AgentMetrics())
+    host = Host(
+        settings, node_identity(root, settings.node_id), hypervisor, sampler, clock, AgentMetrics()
+    )
     try:
         host.open(lease_is_over=True)
         if to_maximum:

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from shared.subjects import is_machine_id
+
 Seconds = Annotated[float, Meta(ge=0.05, le=3600)]
 Amount = Annotated[int, Meta(ge=0, le=2**50)]
 
@@ -63,6 +65,11 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     empty: off."""
     node_name: str = ""
     """Name of this machine for people; default: its host name."""
+    node_id: str = ""
+    """Lower-case UUID of this machine: of a VM the UUID by which its host knows it. Default: its
+    product UUID, as the kernel tells root or as the unit has copied it to
+    /run/hrapaq/product_uuid, else one derived from /etc/machine-id. To be set where two machines
+    have the same: of physical ones whose maker gave all of them one UUID."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """debug, info, warning or error; default info."""
 
@@ -78,6 +85,10 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             found.append(f"libvirt_uri = {self.libvirt_uri!r}: a whole number follows simulated:")
         if self.role == "guest" and self.simulated_seed is not None:
             found.append("role = guest has no VMs of its own, so libvirt_uri cannot be simulated")
+        if self.node_id and not is_machine_id(self.node_id):
+            found.append(
+                f"node_id = {self.node_id!r} is no lower-case UUID, as `uuidgen` makes one"
+            )
         return found
 
     @property

@@ -6,6 +6,7 @@ from uuid import UUID
 import pytest
 
 from agent.identity import discover_role, node_identity
+from agent.settings import AgentSettings
 from shared.errors import ReadingError
 
 BOOT_ID = "7c9d2f1a-64a4-4f0e-b9a0-0f5f6d1c2b3a"
@@ -46,6 +47,8 @@ def test_the_product_uuid_is_the_identity_in_lower_case(root: Path) -> None:
         "00000000-0000-0000-0000-000000000000",
         "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF",
         "03000200-0400-0500-0006-000700080009",
+        "01010101-0101-0101-0101-010101010101",
+        "11111111-1111-1111-1111-111111111111",
     ],
 )
 def test_without_a_sane_product_uuid_the_machine_id_decides(
@@ -60,6 +63,44 @@ def test_without_a_sane_product_uuid_the_machine_id_decides(
     assert node_identity(root).node_id == node_id
     write(root, "etc/machine-id", f"{MACHINE_ID[::-1]}\n")
     assert node_identity(root).node_id != node_id
+
+
+def test_a_template_s_machine_id_does_not_make_two_vms_one(tmp_path: Path) -> None:
+    ids = set()
+    for number in (1, 2):
+        clone = tmp_path / str(number)
+        write(clone, "proc/sys/kernel/random/boot_id", BOOT_ID)
+        write(clone, "etc/machine-id", MACHINE_ID)
+        write(clone, "sys/class/dmi/id/product_uuid", f"{PRODUCT_UUID[:-1]}{number}")
+        ids.add(node_identity(clone).node_id)
+    assert len(ids) == 2
+
+
+def test_without_root_the_unit_s_copy_of_the_product_uuid_counts(root: Path) -> None:
+    write(root, "etc/machine-id", f"{MACHINE_ID}\n")
+    write(root, "sys/class/dmi/id/sys_vendor", "QEMU\n")
+    derived = node_identity(root)
+    assert "virsh domuuid" in derived.said
+    write(root, "run/hrapaq/product_uuid", f"{PRODUCT_UUID}\n")
+    copied = node_identity(root)
+    assert (copied.node_id, copied.said) == (PRODUCT_UUID.lower(), "")
+    kernels = PRODUCT_UUID.replace("F", "E")
+    write(root, "sys/class/dmi/id/product_uuid", f"{kernels}\n")
+    assert node_identity(root).node_id == kernels.lower()
+
+
+def test_a_physical_machine_without_a_uuid_is_no_trouble(root: Path) -> None:
+    write(root, "etc/machine-id", f"{MACHINE_ID}\n")
+    assert node_identity(root).said == ""
+
+
+def test_the_operator_s_word_on_the_identity_comes_first(root: Path) -> None:
+    write(root, "sys/class/dmi/id/product_uuid", f"{PRODUCT_UUID}\n")
+    own = "0f0e0d0c-0b0a-4908-8706-050403020100"
+    assert node_identity(root, own).node_id == own
+    assert AgentSettings(node_id=own).problems() == []
+    (problem,) = AgentSettings(node_id=own.upper()).problems()
+    assert "lower-case" in problem
 
 
 @pytest.mark.parametrize("machine_id", [None, "", "uninitialized\n"])
