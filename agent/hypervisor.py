@@ -5,7 +5,9 @@ Every call is bounded in time by the implementation and may raise VmGone, Hyperv
 of its children (shared.errors); nothing else.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from shared.resources import Resource
@@ -36,6 +38,36 @@ class VmReading:
     io_limit_bytes_per_s: int | None = None  # None: no limit
 
 
+class VmEventKind(Enum):
+    """What became of a VM, or of the way by which this is heard."""
+
+    STARTED = "started"  # booted: its counters begin at zero, its limits are its definition's
+    ARRIVED = "arrived"  # migrated here, or restored from a file: it has run before, elsewhere
+    REBOOTED = "rebooted"  # by itself; counters and limits go on
+    PAUSED = "paused"
+    RESUMED = "resumed"  # runs on, also where a migration of it came to nothing
+    MIGRATING = "migrating"  # away from here; told again and again while it goes on
+    LEFT = "left"  # migrated away
+    STOPPED = "stopped"
+    DEFINED = "defined"  # its definition was changed; what is in force may be the same
+    RETUNED = "retuned"  # somebody set a limit of it
+    LOST = "lost"  # nothing is heard of any VM from now on
+    HEARD_AGAIN = "heard again"  # events may have been missed before: look at all of them
+
+
+# After these nothing is known of a VM's limits any more.
+BEGINNINGS = frozenset({VmEventKind.STARTED, VmEventKind.ARRIVED})
+
+
+@dataclass(frozen=True, slots=True)
+class VmEvent:
+    vm_id: str  # empty where it is about all of them
+    kind: VmEventKind
+
+
+Listener = Callable[[VmEvent], None]
+
+
 class Hypervisor(Protocol):
     """`simulated` is carried into telemetry: a simulated thing is never shown as real."""
 
@@ -55,6 +87,13 @@ class Hypervisor(Protocol):
 
     async def set_limit(self, vm_id: str, resource: Resource, amount: int) -> None:
         """Asks for a new limit (bytes, millicores, bytes/s). Returning is no proof of effect."""
+        ...
+
+    def listen(self, listener: Listener) -> None:
+        """`listener` is called with every event from now on, between two steps of the event loop.
+
+        Events only make readings come earlier: some are missed, so nothing may rely on them.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -39,11 +39,17 @@ class _Worker:
 
 
 class WorkerClient:
-    """Starts the worker when first needed, and again after it died, with a growing pause."""
+    """Starts the worker when first needed, and again after it died, with a growing pause.
 
-    def __init__(self, uri: str, clock: Clock) -> None:
+    `on_event` hears what libvirt tells by itself (agent.libvirt_events), as long as a worker runs.
+    """
+
+    def __init__(
+        self, uri: str, clock: Clock, on_event: Callable[[list[Any]], None] = lambda _event: None
+    ) -> None:
         self._uri = uri
         self._clock = clock
+        self._on_event = on_event
         self._worker: _Worker | None = None
         self._starting = asyncio.Lock()
         self._lanes = {lane: asyncio.Semaphore(CALLS_MAX) for lane in ("statistics", "control")}
@@ -131,11 +137,16 @@ class WorkerClient:
                 length = int.from_bytes(await stream.readexactly(4), "big")
                 assert length <= _FRAME_BYTES_MAX, length
                 number, kind, content = msgpack.unpackb(await stream.readexactly(length))
+                if kind == "event":
+                    self._on_event(content)
+                    continue
                 reply = worker.pending.get(number)
                 if reply is not None and not reply.done():
                     reply.set_result((kind, content))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
+        if not self._closed:  # also where it was killed for a hanging call: nobody listens now
+            self._on_event(["closed", "", 0, 0])
         if self._worker is worker:
             logger.warning("the libvirt worker ended by itself; the next call starts another")
             self._deaths += 1

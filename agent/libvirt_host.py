@@ -10,15 +10,17 @@ changes and every five minutes.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from agent.cgroup import backing_device, device_node
-from agent.hypervisor import VmReading
+from agent.hypervisor import BEGINNINGS, Listener, VmEvent, VmEventKind, VmReading
 from agent.libvirt_client import WorkerClient, WorkerLost
 from agent.libvirt_readings import (
+    event_of,
     format_blkio,
     format_scheduler,
     parse_blkio,
@@ -29,6 +31,7 @@ from agent.libvirt_readings import (
 from shared.clock import SECOND_NS, Clock
 from shared.errors import HypervisorError, HypervisorTimeout, HypervisorUnavailable, VmGone
 from shared.resources import Resource
+from shared.telemetry import VmState
 
 CALL_BUDGET_S = 5.0
 STATS_PERIOD_S = 5  # two readings of the guest per ten-second tick
@@ -37,6 +40,7 @@ RETRIES_MAX = 8  # a worker that keeps dying by itself is not started anew that 
 INSPECTIONS_MAX = 8  # per tick, of VMs that are known already
 BACKOFF_NS_MIN = 5 * SECOND_NS
 BACKOFF_NS_MAX = 60 * SECOND_NS
+_CHANGES = frozenset({VmEventKind.DEFINED, VmEventKind.RETUNED})
 _NOT_SEEN = "no VM has been seen here yet, so it was not tried"
 
 
@@ -45,6 +49,7 @@ class _Vm:
     """What is remembered of a VM between two readings."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one call in flight per VM
+    run: int | None = None  # libvirt's number of this run of the VM
     cpu_count: int | None = None
     cpu_time_ns: int = 0
     complete: bool = False  # its statistics have come with resident memory before
@@ -54,9 +59,17 @@ class _Vm:
     cpu_reason: str = _NOT_SEEN  # why the lever does not work; "" when it does
     io_reason: str = _NOT_SEEN
     inspected_tick_ns: int | None = None
+    events: int = 0  # heard of it: what was asked for before the last one may be outdated
+    migrating: bool = False
     frozen: bool = False
     retry_tick_ns: int = 0
     backoff_ns: int = BACKOFF_NS_MIN
+
+    def forget_run(self) -> None:
+        """It was started anew: nothing of what its last run was like holds."""
+        self.inspected_tick_ns = self.run = self.cpu_count = None
+        self.cpu_time_ns = 0
+        self.complete = self.frozen = self.migrating = False
 
 
 class LibvirtHypervisor:
@@ -76,7 +89,8 @@ class LibvirtHypervisor:
         call_budget_s: float = CALL_BUDGET_S,
         root: Path = Path("/"),
     ) -> None:
-        self._client = WorkerClient(uri, clock)
+        self._client = WorkerClient(uri, clock, self._hear)
+        self._listeners: list[Listener] = []
         self._uri = uri
         self._clock = clock
         self._may_configure = may_configure
@@ -112,6 +126,7 @@ class LibvirtHypervisor:
         present = {record[0] for record in records}
         self._vms = {vm_id: vm for vm_id, vm in self._vms.items() if vm_id in present}
         await self._inspect_due()
+        await self._look_at_migrations()
         return tuple(self._reading(*record) for record in records)
 
     async def read(self, vm_id: str) -> VmReading:
@@ -142,8 +157,32 @@ class LibvirtHypervisor:
             await self._vm_call(vm_id, "control", "set_blkio", rates)
         await self._inspect(vm_id)
 
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
     async def close(self) -> None:
         await self._client.close()
+
+    def _hear(self, told: list[Any]) -> None:
+        event = event_of(told)
+        if event is None:
+            return
+        vm = self._vms.get(event.vm_id)
+        if vm is not None:
+            self._forget_what_changed(vm, event)
+        for listener in self._listeners:
+            listener(event)
+
+    def _forget_what_changed(self, vm: _Vm, event: VmEvent) -> None:
+        vm.events += 1
+        if event.kind in BEGINNINGS:
+            vm.forget_run()
+        elif event.kind in _CHANGES:
+            vm.inspected_tick_ns = None
+        elif event.kind is VmEventKind.MIGRATING:
+            vm.migrating = True
+        elif event.kind is VmEventKind.RESUMED:
+            vm.migrating = False
 
     async def _read_bulk(self) -> list[Any] | None:
         """None when it took too long: some VM is frozen, and which one is to be found out."""
@@ -207,21 +246,33 @@ class LibvirtHypervisor:
         """Remembers what later calls need. A frozen VM that answers in full has thawed: where an
         older call still holds it, libvirt answers for it at once, but without its own figures."""
         vm = self._vms.setdefault(vm_id, _Vm())
+        if vm.run is not None and vm.run != stats.get("domain.id"):
+            vm.forget_run()
         complete = "balloon.rss" in stats
         if vm.frozen and vm.complete and not complete:
             self._freeze(vm)
             return
         vm.frozen = False
+        vm.run = stats.get("domain.id")
         vm.complete = vm.complete or complete
         cpu_time_ns = stats.get("cpu.time", vm.cpu_time_ns)
-        if cpu_time_ns < vm.cpu_time_ns or stats.get("vcpu.current") != vm.cpu_count:
-            vm.inspected_tick_ns = None  # started anew, or resized: its limits are others
+        if stats.get("vcpu.current") != vm.cpu_count:
+            vm.inspected_tick_ns = None  # resized: its limits are others
         vm.cpu_time_ns = cpu_time_ns
         vm.cpu_count = stats.get("vcpu.current", vm.cpu_count)
 
     def _reading(self, vm_id: str, name: str, stats: dict[str, int]) -> VmReading:
         vm = self._vms.get(vm_id, _Vm())
-        return to_reading(vm_id, name, stats, vm.quota_millicores, vm.io_limit_bytes_per_s)
+        reading = to_reading(vm_id, name, stats, vm.quota_millicores, vm.io_limit_bytes_per_s)
+        moves = vm.migrating and reading.state is VmState.RUNNING
+        return replace(reading, state=VmState.MIGRATING) if moves else reading
+
+    async def _look_at_migrations(self) -> None:
+        """A migration that failed leaves no word of it: whether it goes on is asked."""
+        for vm_id, vm in list(self._vms.items()):
+            if vm.migrating and not vm.frozen:
+                with contextlib.suppress(VmGone, HypervisorError):
+                    vm.migrating = await self._vm_call(vm_id, "statistics", "has_job")
 
     async def _inspect_due(self) -> None:
         oldest = self._clock.tick_ns() - INSPECT_AGAIN_NS
@@ -252,6 +303,7 @@ class LibvirtHypervisor:
         return vm
 
     async def _inspect(self, vm_id: str) -> None:
+        events = self._vms.setdefault(vm_id, _Vm()).events
         xml, scheduler, blkio = await self._vm_call(vm_id, "statistics", "inspect")
         vm = self._vms.setdefault(vm_id, _Vm())
         facts = parse_domain_xml(xml)
@@ -263,7 +315,7 @@ class LibvirtHypervisor:
             vm.quota_millicores = parse_scheduler(scheduler, vm.cpu_count)
         if not vm.io_reason:
             vm.io_limit_bytes_per_s = parse_blkio(blkio, vm.devices)
-        vm.inspected_tick_ns = self._clock.tick_ns()
+        vm.inspected_tick_ns = self._clock.tick_ns() if vm.events == events else None
         if self._may_configure and facts.balloon and facts.stats_period_s == 0:
             await self._vm_call(vm_id, "control", "set_stats_period", STATS_PERIOD_S)
 

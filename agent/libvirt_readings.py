@@ -4,12 +4,13 @@ libvirt counts memory in KiB, the CPU quota in microseconds per period and vCPU,
 per-device limits as one string `/dev/vda,1048576,/dev/vdb,1048576`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree as ET
 
 from agent.cgroup import PERIOD_US, QUOTA_US_MIN, quota_to_millicores
-from agent.hypervisor import VmReading
+from agent.hypervisor import VmEvent, VmEventKind, VmReading
 from shared.telemetry import VmState
 
 _KIB = 1024
@@ -24,6 +25,30 @@ _STATES = {
 }
 _PAUSED, _PAUSED_MIGRATION, _PAUSED_POSTCOPY = 3, 2, 12
 _RUNNING, _RUNNING_POSTCOPY = 1, 10
+# Lifecycle events by number, and those whose detail makes them another (event, detail).
+_EVENTS = {
+    0: VmEventKind.DEFINED,
+    2: VmEventKind.STARTED,
+    3: VmEventKind.PAUSED,
+    4: VmEventKind.RESUMED,
+    5: VmEventKind.STOPPED,
+    7: VmEventKind.PAUSED,
+    8: VmEventKind.STOPPED,
+}
+_DETAILED_EVENTS = {
+    (2, 1): VmEventKind.ARRIVED,  # started: migrated
+    (2, 2): VmEventKind.ARRIVED,  # started: restored
+    (2, 3): VmEventKind.ARRIVED,  # started: from a snapshot
+    (5, 3): VmEventKind.LEFT,  # stopped: migrated
+}
+_OTHER_EVENTS = {
+    "opened": VmEventKind.HEARD_AGAIN,
+    "closed": VmEventKind.LOST,
+    "reboot": VmEventKind.REBOOTED,
+    "migration": VmEventKind.MIGRATING,
+    "job": VmEventKind.RESUMED,  # of whatever kind it was: the VM runs on, or a STOPPED follows
+    "tunable": VmEventKind.RETUNED,
+}
 # libvirt's own largest quota; what is stored where there is none.
 _QUOTA_US_NONE = 17_592_186_044_415
 
@@ -77,6 +102,16 @@ def state_of(stats: Mapping[str, int]) -> VmState:
     ):
         return VmState.MIGRATING
     return _STATES.get(state, VmState.OTHER)
+
+
+def event_of(event: Sequence[Any]) -> VmEvent | None:
+    """What agent.libvirt_events tells; None for what changes nothing that we know."""
+    word, vm_id, number, detail = event
+    if word == "lifecycle":
+        kind = _DETAILED_EVENTS.get((number, detail)) or _EVENTS.get(number)
+    else:
+        kind = _OTHER_EVENTS.get(word)
+    return None if kind is None else VmEvent(vm_id, kind)
 
 
 def parse_domain_xml(text: str) -> DomainFacts:

@@ -2,7 +2,8 @@
 
 `python -m agent.libvirt_worker URI`. Requests and replies are msgpack behind a four-byte
 big-endian length: [number, lane, method, [argument, ...]] in on stdin, [number, "ok", result] or
-[number, kind of failure, text] out on stdout. Ends when stdin does, so none is ever left over.
+[number, kind of failure, text] out on stdout; between them what nobody asked for, as
+[0, "event", agent.libvirt_events']. Ends when stdin does, so none is ever left over.
 Two lanes, each with a connection and at most four threads of its own: a stuck reading does not
 hold up a command. The asking side sees to it that a VM has one call in flight.
 Few imports on purpose: this process counts towards the agent's memory.
@@ -17,6 +18,8 @@ from typing import Any, BinaryIO
 
 import libvirt
 import msgpack  # type: ignore[import-untyped]  # it ships no types
+
+from agent.libvirt_events import subscribe
 
 THREADS_MAX = 4  # libvirtd takes five requests of one client at once and cuts those that stall it
 KEEPALIVE_INTERVAL_S = 2
@@ -66,7 +69,7 @@ def main() -> None:
     threading.stack_size(THREAD_STACK_BYTES)
     threading.Thread(target=run_events, daemon=True).start()
     lanes = {
-        "statistics": Lane(uri, True, replies),
+        "statistics": Lane(uri, True, replies, replies.tell),
         "control": Lane(uri, False, replies),
     }
     while (request := read_frame(requests)) is not None:
@@ -88,14 +91,28 @@ class Replies:
             while frame:
                 frame = frame[self._stream.write(frame) :]
 
+    def tell(self, event: list[Any]) -> None:
+        """What nobody asked for: calls are numbered from one."""
+        self.send(0, "event", event)
+
 
 class Lane:
-    """One connection, opened when needed and again when it died, and the threads that use it."""
+    """One connection, opened when needed and again when it died, and the threads that use it.
 
-    def __init__(self, uri: str, read_only: bool, replies: Replies) -> None:
+    With `tell`, every connection of this lane is also listened on.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        read_only: bool,
+        replies: Replies,
+        tell: Callable[[list[Any]], None] | None = None,
+    ) -> None:
         self._open: Callable[[str], Any] = libvirt.openReadOnly if read_only else libvirt.open
         self._uri = uri
         self._replies = replies
+        self._tell = tell
         self._queue: SimpleQueue[tuple[int, str, str, list[Any]]] = SimpleQueue()
         self._connection: Any = None
         self._connection_lock = threading.Lock()
@@ -134,6 +151,8 @@ class Lane:
             except libvirt.libvirtError as error:
                 if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:  # drivers in the process
                     raise
+            if self._tell is not None:
+                subscribe(connection, self._tell)
             self._connection = connection
             return connection
 
@@ -189,7 +208,7 @@ def list_active(connection: Any) -> list[Record]:  # noqa: ANN401
             state, reason = domain.state()
         except libvirt.libvirtError:  # gone since the list was made
             continue
-        stats = {"state.state": state, "state.reason": reason}
+        stats = {"state.state": state, "state.reason": reason, "domain.id": domain.ID()}
         records.append((domain.UUIDString(), domain.name(), stats))
     return records
 
@@ -209,6 +228,11 @@ def inspect(connection: Any, vm_id: str) -> list[Any]:  # noqa: ANN401
         parameters(lambda: domain.schedulerParametersFlags(live)),
         parameters(lambda: domain.blkioParameters(live)),
     ]
+
+
+def has_job(connection: Any, vm_id: str) -> bool:  # noqa: ANN401
+    """Whether the VM is being migrated, saved or dumped."""
+    return bool(active(connection, vm_id).jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE)
 
 
 def set_memory(connection: Any, vm_id: str, kib: int) -> None:  # noqa: ANN401
@@ -236,6 +260,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "list_active": list_active,
     "read_one": read_one,
     "inspect": inspect,
+    "has_job": has_job,
     "set_memory": set_memory,
     "set_scheduler": set_scheduler,
     "set_blkio": set_blkio,
@@ -265,7 +290,8 @@ def record_of(domain: Any, stats: dict[str, int]) -> Record:  # noqa: ANN401
             "vcpu.current": cpu_count,
             "cpu.time": cpu_time_ns,
         }
-    return domain.UUIDString(), domain.name(), wanted
+    # A number of this run of the VM: libvirt's own, other after every start.
+    return domain.UUIDString(), domain.name(), wanted | {"domain.id": domain.ID()}
 
 
 def parameters(read: Callable[[], dict[str, Any]]) -> dict[str, Any] | str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from random import Random
 from uuid import UUID, uuid5
 
-from agent.hypervisor import VmReading
+from agent.hypervisor import Listener, VmEvent, VmEventKind, VmReading
 from shared.clock import MILLISECOND_NS, SECOND_NS, Clock
 from shared.errors import HypervisorError, HypervisorTimeout, VmGone
 from shared.resources import MIB, Resource
@@ -87,9 +87,10 @@ class SimulatedHypervisor:
         self._started_tick_ns = clock.tick_ns()
         self._steps_done = 0
         self._machines: dict[str, _Machine] = {}
+        self._listeners: list[Listener] = []
+        self._seed = seed
         for spec in vms:
-            vm_id = str(uuid5(_VM_NAMESPACE, f"{seed}/{spec.name}"))
-            self._machines[vm_id] = _Machine(spec, Random(f"{seed}/{spec.name}"))  # noqa: S311 - a story from a seed, no secret
+            self.start(spec)
 
     async def levers(self) -> dict[str, str]:
         return {resource.word: "" for resource in Resource}
@@ -110,6 +111,9 @@ class SimulatedHypervisor:
         self._catch_up()
         machine.set_limit(resource, amount)
 
+    def listen(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
     async def close(self) -> None:
         self._machines.clear()
 
@@ -124,15 +128,30 @@ class SimulatedHypervisor:
     def thaw(self, vm_id: str) -> None:
         self._machine(vm_id).frozen = False
 
+    def start(self, spec: SimulatedVm) -> str:
+        """A VM that was not there, at full size; its id comes from the seed and its name."""
+        vm_id = str(uuid5(_VM_NAMESPACE, f"{self._seed}/{spec.name}"))
+        assert vm_id not in self._machines, spec.name
+        self._machines[vm_id] = _Machine(spec, Random(f"{self._seed}/{spec.name}"))  # noqa: S311 - a story from a seed, no secret
+        self._tell(vm_id, VmEventKind.STARTED)
+        return vm_id
+
     def vanish(self, vm_id: str) -> None:
         """The VM is destroyed."""
         self._machine(vm_id)
         del self._machines[vm_id]
+        self._tell(vm_id, VmEventKind.STOPPED)
 
     def restart(self, vm_id: str) -> None:
         """The VM is started anew at full size: its counters begin at zero."""
         machine = self._machine(vm_id)
         self._machines[vm_id] = _Machine(machine.spec, machine.random)
+        self._tell(vm_id, VmEventKind.STOPPED)
+        self._tell(vm_id, VmEventKind.STARTED)
+
+    def _tell(self, vm_id: str, kind: VmEventKind) -> None:
+        for listener in self._listeners:
+            listener(VmEvent(vm_id, kind))
 
     def _catch_up(self) -> None:
         steps = (self._clock.tick_ns() - self._started_tick_ns) // STEP_NS

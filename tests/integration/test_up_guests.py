@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,38 +26,14 @@ from controller.up.guests import (
     default_guests,
     remove_leftovers,
 )
-from controller.up.image import GuestImage, Places, default_cache, prepare_image
+from controller.up.image import GuestImage
 from controller.up.libvirtd import Libvirt, answers, connect, guarded, require_libvirt
 from controller.up.owner import Owner
-from controller.up.probe import require_qemu
 from shared.clock import SystemClock
 from shared.errors import GuestsUnavailable, HypervisorError, HypervisorTimeout
 from shared.resources import Resource
 
 DEADLINE_S = 90.0
-
-
-@pytest.fixture(scope="module")
-def image() -> GuestImage:
-    try:
-        require_qemu()
-        return prepare_image(Places(default_cache()), print)
-    except GuestsUnavailable as reason:
-        pytest.skip(str(reason))
-
-
-@pytest.fixture(scope="module")
-def libvirt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirt]:
-    service = Libvirt(tmp_path_factory.mktemp("libvirt"), print)
-    try:
-        service.start()
-    except GuestsUnavailable as reason:
-        service.stop()
-        pytest.skip(str(reason))
-    yield service
-    pids = service.processes().values()
-    service.stop()
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def demo(libvirt: Libvirt, image: GuestImage, state: Path, guests: list[Guest]) -> DemoGuests:

@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.hypervisor import VmEvent, VmEventKind
 from agent.libvirt_readings import (
     DomainFacts,
+    event_of,
     format_blkio,
     format_scheduler,
     parse_blkio,
@@ -17,6 +19,7 @@ from agent.libvirt_readings import (
 )
 from shared.telemetry import VmState
 
+VM = "0a0a0a0a-1111-4222-8333-444444444444"
 STATS = {
     "state.state": 1,
     "state.reason": 1,
@@ -120,3 +123,31 @@ def test_device_limits() -> None:
     assert parse_blkio({"weight": 100}, devices) is None
     assert parse_blkio(limits, ()) is None
     assert parse_device_rates("/dev/vda,x,/dev/vdb") == {}
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        (["lifecycle", VM, 2, 0], VmEventKind.STARTED),
+        (["lifecycle", VM, 2, 1], VmEventKind.ARRIVED),
+        (["lifecycle", VM, 2, 4], VmEventKind.STARTED),  # woken up by the guest's own means
+        (["lifecycle", VM, 5, 3], VmEventKind.LEFT),
+        (["lifecycle", VM, 5, 1], VmEventKind.STOPPED),
+        (["lifecycle", VM, 0, 1], VmEventKind.DEFINED),
+        (["lifecycle", VM, 3, 1], VmEventKind.PAUSED),
+        (["lifecycle", VM, 4, 0], VmEventKind.RESUMED),
+        (["migration", VM, 1, 0], VmEventKind.MIGRATING),
+        (["reboot", VM, 0, 0], VmEventKind.REBOOTED),
+        (["opened", "", 0, 0], VmEventKind.HEARD_AGAIN),
+        (["closed", "", 0, 0], VmEventKind.LOST),
+    ],
+)
+def test_events_become_ours(told, kind):
+    assert event_of(told) == VmEvent(told[1], kind)
+
+
+@pytest.mark.parametrize(
+    "told", [["lifecycle", VM, 6, 0], ["lifecycle", VM, 99, 0], ["?", "", 0, 0]]
+)
+def test_what_tells_nothing_is_no_event(told):
+    assert event_of(told) is None

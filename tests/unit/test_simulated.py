@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agent.hypervisor import Hypervisor, VmReading
+from agent.hypervisor import Hypervisor, VmEvent, VmReading
 from agent.simulated import DEMO_VMS, KERNEL_BYTES, SimulatedHypervisor, SimulatedVm, Wave
 from shared.clock import SECOND_NS, FakeClock
 from shared.errors import HypervisorError, HypervisorTimeout, VmGone
@@ -164,3 +164,19 @@ def test_impossible_limits_are_refused() -> None:
 def difference(before: int | None, after: int | None) -> int:
     assert before is not None and after is not None
     return after - before
+
+
+def test_what_becomes_of_vms_is_heard() -> None:
+    hypervisor = Scene(STEADY).hypervisor
+    heard: list[VmEvent] = []
+    hypervisor.listen(heard.append)
+    (first, *_) = hypervisor.vm_ids().values()
+    hypervisor.restart(first)
+    new = hypervisor.start(SimulatedVm("new"))
+    hypervisor.vanish(new)
+    assert [(event.vm_id, event.kind.value) for event in heard] == [
+        (first, "stopped"),
+        (first, "started"),
+        (new, "started"),
+        (new, "stopped"),
+    ]
