@@ -72,8 +72,9 @@ cli.add_command(check_config("agent", lambda path: _settings(path, None)))
 def _serve(config_path: Path | None, role: str | None) -> None:
     settings = _settings(config_path, role)
     from agent.loop import run  # noqa: PLC0415 - `--help` needs none of it
+    from agent.systemd import ServiceManager  # noqa: PLC0415 - likewise
 
-    asyncio.run(run(settings))
+    asyncio.run(run(settings, manager=ServiceManager.of_environment(os.environ)))
 
 
 def _settings(config_path: Path | None, role: str | None) -> AgentSettings:

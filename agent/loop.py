@@ -20,6 +20,7 @@ from agent.publisher import Publisher
 from agent.sampler import PressureWatch, Sampler, Share
 from agent.settings import AgentSettings
 from agent.steps import Facts
+from agent.systemd import ServiceManager
 from shared.bus import NatsBus
 from shared.clock import SECOND_NS, Clock, SystemClock
 from shared.errors import WireError
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 CLOSE_S = 2.0
+# Without a sample for this long and three intervals the loop is stuck: every wait in it is bounded,
+# and systemd's watchdog starts the agent anew.
+STUCK_NS = 120 * SECOND_NS
 
 
 async def run(
@@ -42,9 +46,10 @@ async def run(
     root: Path = Path("/"),
     clock: Clock | None = None,
     stop: asyncio.Event | None = None,
+    manager: ServiceManager | None = None,
 ) -> None:
     """Until `stop`, SIGTERM or SIGINT. ConfigError and ReadingError where it cannot even begin."""
-    agent = Agent(settings, root, clock or SystemClock())
+    agent = Agent(settings, root, clock or SystemClock(), manager=manager)
     stop = stop or _on_signals()
     try:
         agent.open()
@@ -66,9 +71,12 @@ class Agent:
         root: Path,
         clock: Clock,
         hypervisor: Hypervisor | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
+        self._manager = manager or ServiceManager()
+        self._interval_ns = int(settings.sample_interval_s * SECOND_NS)
         self.identity = node_identity(root, settings.node_id)
         self._found = look(settings, root)
         self.metrics = AgentMetrics()
@@ -89,6 +97,7 @@ class Agent:
         self.host: Host | None = None
         self._exposition: Exposition | None = None
         self._sequence = 0
+        self._sampled_tick_ns = clock.tick_ns()
 
     def open(self) -> None:
         if self.hypervisor is not None:
@@ -120,6 +129,7 @@ class Agent:
 
     async def close(self) -> None:
         """Within two seconds; what does not end by then is killed with the process."""
+        self._manager.stopping()
         endings = [self._bus.close()]
         if self.host is not None:
             endings.append(self.host.close())
@@ -156,12 +166,13 @@ class Agent:
 
     async def _sample_for_ever(self) -> None:
         await self._bus.connect()
-        interval_ns = int(self._settings.sample_interval_s * SECOND_NS)
         due = self._clock.tick_ns()
         while True:
             await self._publish_one()
-            now = self._clock.tick_ns()
-            due = max(due + interval_ns, now)  # a slow hypervisor is not asked the more for it
+            self._manager.ready()
+            now = self._sampled_tick_ns = self._clock.tick_ns()
+            # A slow hypervisor is not asked the more for it.
+            due = max(due + self._interval_ns, now)
             await asyncio.sleep((due - now) / SECOND_NS)
 
     async def _publish_one(self) -> None:
@@ -179,11 +190,17 @@ class Agent:
 
     async def _look_every_second(self) -> None:
         while True:
-            self._pressure.look()
-            self.metrics.connected("bus", is_connected=self._bus.connected)
-            if self.host is not None:
-                self.host.count()
+            self.look()
             await asyncio.sleep(LOOK_S)
+
+    def look(self) -> None:
+        """What is done every second, between two samples."""
+        self._pressure.look()
+        if self._clock.tick_ns() - self._sampled_tick_ns < STUCK_NS + 3 * self._interval_ns:
+            self._manager.alive()
+        self.metrics.connected("bus", is_connected=self._bus.connected)
+        if self.host is not None:
+            self.host.count()
 
     def _on_bus_error(self, error: Exception) -> None:
         self._said.warning("bus", "bus", cause=str(error) or type(error).__name__)
