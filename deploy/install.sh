@@ -1,0 +1,105 @@
+#!/bin/sh
+# Puts units, user and examples of settings in place, for a program that pip has put into
+# /opt/hrapaq. Starts nothing, and leaves files in /etc/hrapaq that are there alone.
+#
+#   sh /opt/hrapaq/share/hrapaq/install.sh host|guest|controller
+#   sh /opt/hrapaq/share/hrapaq/install.sh remove    # grows VMs back first; keeps settings and state
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+units=/etc/systemd/system
+settings=/etc/hrapaq
+
+main() {
+    [ "$(id -u)" = 0 ] || die "needs root"
+    case ${1:-} in
+    host) install_host ;;
+    guest) install_guest ;;
+    controller) install_controller ;;
+    remove) remove ;;
+    *) die "usage: install.sh host|guest|controller|remove" ;;
+    esac
+}
+
+say() { printf 'install: %s\n' "$*"; }
+die() { printf 'install: %s\n' "$*" >&2; exit 1; }
+
+install_host() {
+    needs hrapaq-agent
+    getent group libvirt >/dev/null || die "there is no group libvirt: install libvirt first"
+    /opt/hrapaq/bin/python -c 'import libvirt' 2>/dev/null ||
+        die "libvirt-python is missing: apt install python3-libvirt and make the environment with" \
+            "--system-site-packages, or pip install 'hrapaq[host]'"
+    put systemd/hrapaq.sysusers.conf /etc/sysusers.d/hrapaq.conf
+    systemd-sysusers hrapaq.conf
+    if [ -d /etc/polkit-1/rules.d ]; then
+        put polkit/60-hrapaq.rules /etc/polkit-1/rules.d/60-hrapaq.rules
+    fi
+    put_units hrapaq.slice hrapaq-agent.service hrapaq-agent-restore.service
+    if systemd-detect-virt --quiet --vm; then example agent-l1 agent; else example agent-l0 agent; fi
+    done_with agent.toml hrapaq-agent
+}
+
+install_guest() {
+    needs hrapaq-agent
+    put_units hrapaq-agent-guest.service
+    example agent-guest agent
+    done_with agent.toml hrapaq-agent-guest
+}
+
+install_controller() {
+    needs hrapaq-controller
+    put_units hrapaq-controller.service
+    example controller controller
+    if [ -x /opt/hrapaq/bin/nats-server ]; then
+        put_units hrapaq-nats.service
+        [ -e $settings/nats.conf ] || put examples/nats.conf $settings/nats.conf
+        done_with controller.toml hrapaq-nats hrapaq-controller
+    else
+        say "no nats-server in /opt/hrapaq: bus_servers must name one of yours"
+        done_with controller.toml hrapaq-controller
+    fi
+}
+
+remove() {
+    for unit in hrapaq-agent hrapaq-agent-guest hrapaq-controller hrapaq-nats; do
+        [ ! -e $units/$unit.service ] || systemctl disable --now $unit
+    done
+    if [ -e $units/hrapaq-agent-restore.service ]; then
+        # While nothing is removed yet: what does not grow back now never will.
+        systemctl start hrapaq-agent-restore || die "VMs could not be grown back, nothing was" \
+            "removed: journalctl -u hrapaq-agent-restore"
+        say "$(journalctl -q -o cat -n 3 -u hrapaq-agent-restore 2>/dev/null | grep grown || true)"
+    fi
+    rm -f $units/hrapaq.slice $units/hrapaq-agent.service $units/hrapaq-agent-guest.service \
+        $units/hrapaq-agent-restore.service $units/hrapaq-controller.service \
+        $units/hrapaq-nats.service /etc/sysusers.d/hrapaq.conf /etc/polkit-1/rules.d/60-hrapaq.rules
+    systemctl daemon-reload
+    say "removed; what is left: rm -r /opt/hrapaq $settings /var/lib/hrapaq-agent" \
+        "/var/lib/private/hrapaq*; userdel hrapaq"
+}
+
+needs() {
+    [ -x "/opt/hrapaq/bin/$1" ] || die "/opt/hrapaq/bin/$1 is not there: pip install the wheel first"
+}
+
+put() {
+    install -D -m 0644 "$here/$1" "$2"
+}
+
+put_units() {
+    for unit in "$@"; do put "systemd/$unit" "$units/$unit"; done
+    systemctl daemon-reload
+}
+
+example() {
+    [ -e "$settings/$2.toml" ] || put "examples/$1.toml" "$settings/$2.toml"
+}
+
+done_with() {
+    file=$1
+    shift
+    say "next: edit $settings/$file, then: systemctl enable --now $*"
+}
+
+main "$@"
