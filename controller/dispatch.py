@@ -20,10 +20,17 @@ import grpc
 from grpc import aio
 
 from controller.audit import AuditedPlan
-from controller.core.state import Fallback, Policy, Snapshot, Step
+from controller.core.state import Fallback, Lend, Policy, Snapshot, Step
 from controller.events import Happening
 from controller.outcome import PlanOutcome, Result
-from controller.progress import Progress, ack_text, apply_message, fallback_message
+from controller.progress import (
+    Progress,
+    ack_text,
+    apply_message,
+    fallback_message,
+    leash_messages,
+    reserve_messages,
+)
 from controller.sessions import SERVER_OPTIONS, Agent, Sessions
 from shared.clock import MILLISECOND_NS, SECOND_NS, Clock
 from shared.errors import AckTimeout, AgentUnreachable, DispatchError
@@ -39,11 +46,13 @@ RETURN_WITHIN_S = 5.0  # for an agent that went away with a command: restarted, 
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """The lease of one node's grants goes on; an empty fallback leaves the one in force."""
+    """The lease of one node's grants goes on; an empty fallback leaves the one in force, and
+    the leashes with it."""
 
     node_id: str
     plan_id: str = ""
     fallback: tuple[Fallback, ...] = ()
+    lend: tuple[Lend, ...] = ()
 
 
 class Dispatcher:
@@ -119,7 +128,14 @@ class Dispatcher:
         header = self._header(agent, renewal.plan_id, epoch, agent.generation, policy)
         self._remember(header.command_id, renewal.node_id)  # agents may answer renewals or not
         fallback = [fallback_message(entry) for entry in renewal.fallback]
-        message = pb.ControllerMessage(renew=pb.Renew(header=header, fallback=fallback))
+        message = pb.ControllerMessage(
+            renew=pb.Renew(
+                header=header,
+                fallback=fallback,
+                leash=leash_messages(renewal.fallback),
+                reserve=reserve_messages(renewal.lend),
+            )
+        )
         try:
             await self._sessions.send(renewal.node_id, message)
         except DispatchError as error:

@@ -8,6 +8,7 @@ Approvals are remembered here too: plans that wait for an operator's word, each 
 from dataclasses import dataclass, replace
 
 from controller.core.state import (
+    Fallback,
     Mode,
     Plan,
     Policy,
@@ -99,7 +100,10 @@ def _stray_text(steps: tuple[Step, ...], snapshot: Snapshot) -> str:
 
 
 def _moved_to(plan: Plan, snapshot: Snapshot) -> Plan | None:
-    """The plan with the indices, epoch and generations of `snapshot`; None where machines left."""
+    """The plan with the indices, epoch and generations of `snapshot`; None where machines left.
+
+    Without its leashes, which are of the day that it was made: those in force stay.
+    """
     place = {vm_id: index for index, vm_id in enumerate(snapshot.ids)}
     if not plan.steps or any(step.vm_id not in place for step in plan.steps):
         return None
@@ -111,7 +115,7 @@ def _moved_to(plan: Plan, snapshot: Snapshot) -> Plan | None:
         replace(step, machine=place[step.vm_id], node=node(step.vm_id)) for step in plan.steps
     )
     fallback = tuple(
-        replace(entry, machine=place[entry.vm_id], node=node(entry.vm_id))
+        Fallback(place[entry.vm_id], entry.vm_id, node(entry.vm_id), entry.resource, entry.amount)
         for entry in plan.fallback
         if entry.vm_id in place
     )
@@ -125,6 +129,7 @@ def _moved_to(plan: Plan, snapshot: Snapshot) -> Plan | None:
         cycle=snapshot.cycle,
         steps=steps,
         fallback=fallback,
+        lend=(),
         generations=tuple((node, int(snapshot.generation[node])) for node in nodes),
     )
 

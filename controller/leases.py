@@ -35,7 +35,8 @@ def renewals(
             if host not in commanded:
                 # A plan that stopped half-way leaves the fallbacks that were in force.
                 fallback = tuple(e for e in plan.fallback if e.node == host) if stands else ()
-                found.append(Renewal(snapshot.ids[host], plan.plan_id, fallback))
+                lend = tuple(e for e in plan.lend if e.node == host) if stands else ()
+                found.append(Renewal(snapshot.ids[host], plan.plan_id, fallback, lend))
     return tuple(found)
 
 

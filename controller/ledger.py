@@ -60,17 +60,22 @@ class Ledger:
         self._highest[key] = max(step.from_amount, step.to_amount)
 
     def _shrink(self, step: Step) -> tuple[Step | None, str]:
-        """A VM with guests shrinks only to what its guests surely leave it."""
+        """A VM with guests shrinks only as far as its guests surely leave it."""
         children = self._snapshot.children(step.machine)
         if not children:
             return step, ""
         held = self._held(step.machine, step.resource)
         if held is None:
             return None, f"a {step.resource.word} limit of its guests is not known"
-        if max(held) > step.to_amount:
+        if max(held) <= step.to_amount:
+            return step, ""
+        quantum = self._quantum[step.resource]
+        lowest = step.from_amount - (step.from_amount - max(held)) // quantum * quantum
+        if lowest >= step.from_amount:
             missing = amount_text(step.resource, max(held) - step.to_amount)
             return None, f"waiting for its guests to give back {missing}"
-        return step, ""
+        why = f"{step.why}; cut to what its guests gave back"
+        return replace(step, to_amount=lowest, why=why), ""
 
     def _grow(self, step: Step) -> tuple[Step | None, str]:
         room = self._room(step)

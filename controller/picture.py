@@ -60,6 +60,7 @@ def take_snapshot(
         limit=limit,
         maximum=maximum,
         used=used,
+        wanted=_wanted(view),
         memory_free=column("memory_free_bytes"),
         memory_cache=column("memory_cache_bytes"),
         memory_stats_age_ns=_older(column("memory_stats_age_ns"), view.age_ns(moment.tick_ns)),
@@ -225,6 +226,18 @@ def _amounts(view: _View) -> tuple[Ints, Ints, Ints]:
     return limit, maximum, used
 
 
+def _wanted(view: _View) -> Ints:
+    """(m, 3) what hosts say their own VMs need beyond what was planned."""
+    wanted = np.full((view.count, RESOURCES), MISSING, dtype=np.int64)
+    for host, node in view.hosts.items():
+        for loan in node.loans:
+            slot = view.table.slot_of.get(loan.vm_id)
+            place = -1 if slot is None else int(view.order.place[slot])
+            if place >= 0 and view.parent[place] == host:
+                wanted[place, loan.resource] = max(loan.wanted_amount, loan.amount)
+    return wanted
+
+
 def _floor(said: _Said, view: _View) -> Ints:
     floor = said.bounds("floor")
     floor = np.where(floor == MISSING, said.default_floor(), floor)
@@ -304,6 +317,7 @@ def _hold(view: _View, frozen: Bools, contested: Bools, connected: frozenset[str
     managed = np.where(view.is_guest, reachable[view.parent], reachable)
     hold = np.where(managed, int(Hold.NONE), int(Hold.UNMANAGED))
     hold[view.is_guest & (state != VmState.RUNNING)] = Hold.NOT_RUNNING
+    hold[view.is_guest & (state == VmState.STARTING)] = Hold.STARTING
     hold[view.is_guest & ((state == VmState.MIGRATING) | contested)] = Hold.MIGRATING
     hold[frozen] = Hold.FROZEN
     return hold.astype(np.int64)

@@ -3,9 +3,10 @@
 Knows no stream and no clock; `dispatch` feeds it. Phases in, outcomes out.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from controller.core.state import Fallback, Plan, Policy, Snapshot, Step
+from controller.core.state import Fallback, Lend, Plan, Policy, Snapshot, Step
 from controller.ledger import Ledger
 from controller.outcome import PlanOutcome, Result, StepOutcome
 from shared.clock import MILLISECOND_NS, SECOND_NS
@@ -134,12 +135,32 @@ def apply_message(
                 for step in steps
             ],
             fallback=[fallback_message(e) for e in progress.plan.fallback if e.node == node],
+            leash=leash_messages(e for e in progress.plan.fallback if e.node == node),
+            reserve=reserve_messages(e for e in progress.plan.lend if e.node == node),
         )
     )
 
 
 def fallback_message(entry: Fallback) -> pb.Fallback:
     return pb.Fallback(vm_id=entry.vm_id, resource=RESOURCES[entry.resource], amount=entry.amount)
+
+
+def leash_messages(entries: Iterable[Fallback]) -> list[pb.Leash]:
+    return [
+        pb.Leash(
+            vm_id=entry.vm_id,
+            resource=RESOURCES[entry.resource],
+            low_amount=entry.low_amount,
+            high_amount=entry.high_amount,
+            plan_amount=entry.plan_amount,
+        )
+        for entry in entries
+        if entry.has_leash
+    ]
+
+
+def reserve_messages(entries: Iterable[Lend]) -> list[pb.Reserve]:
+    return [pb.Reserve(resource=RESOURCES[one.resource], amount=one.amount) for one in entries]
 
 
 def _step_outcome(step: Step, said: pb.StepResult | None, command_id: str) -> StepOutcome:

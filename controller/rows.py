@@ -21,6 +21,7 @@ HOLD_TEXT = {
     Hold.MIGRATING: "migrating",
     Hold.NOT_RUNNING: "not running",
     Hold.UNMANAGED: "the agent of its host is not connected",
+    Hold.STARTING: "starting",
 }
 # With these a step is under way or done; anything else holds the VM where it is.
 MOVING = {None, Result.APPLIED, Result.PARTIAL, Result.UNKNOWN, Result.DRY_RUN}

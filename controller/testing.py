@@ -26,6 +26,7 @@ class Machine:
     used: tuple[int | None, int | None, int | None] = (100, 100 * MIB, MIB)
     demand: tuple[float, float, float] = (100, 100 * MIB, MIB)  # middle of the forecast
     spread: float = 0.2  # of the forecast, as a share of its middle
+    wanted: tuple[int | None, int | None, int | None] = (None, None, None)
     memory_free: int | None = 100 * MIB
     memory_cache: int | None = 20 * MIB
     stats_age_ns: int | None = 0
@@ -75,6 +76,7 @@ def make_snapshot(machines: list[Machine], epoch: int = 1, cycle: int = 1) -> Sn
         limit=_table([m.limit for m in machines]),
         maximum=maximum,
         used=_table([m.used for m in machines]),
+        wanted=_table([m.wanted for m in machines]),
         memory_free=_column([m.memory_free for m in machines]),
         memory_cache=_column([m.memory_cache for m in machines]),
         memory_stats_age_ns=_column([m.stats_age_ns for m in machines]),
@@ -112,6 +114,7 @@ def make_forecast(machines: list[Machine]) -> Forecast:
 
 
 RARE = 0.04  # how often a random VM has a gap in its readings
+OFTEN = 0.2  # how often one asks for more than it has
 SMALL_POLICY = Policy(quantum=(50, 8 * MIB, MIB))
 
 
@@ -155,6 +158,8 @@ def _random_vm(rng: np.random.Generator, name: str, parent: str, scale: int = 1)
         mode=Mode(int(rng.choice([0, 1, 2, 2, 2, 2]))),
         hold=Hold(int(rng.choice([0, 0, 0, 0, 0, 0, 1, 2]))),
         overhead=(0, int(rng.integers(0, 3)) * 8 * MIB, 0),
+        reserve=(cores // 20, int(rng.integers(0, 3)) * 8 * MIB, 0),
+        wanted=(None, limit * 5 // 4 if rng.uniform() < OFTEN else None, None),
         generation=int(rng.integers(0, 9)),
     )  # fmt: skip
 

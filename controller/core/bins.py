@@ -32,6 +32,7 @@ def to_bins(snapshot: Snapshot, forecast: Forecast, policy: Policy, lowest_mode:
     quantile = _demand(snapshot, forecast, policy)
     movable = can_move(snapshot, policy, lowest_mode) & ~np.isnan(quantile).any(axis=2)
     lowest, highest = _range(snapshot, policy, movable)
+    own = _own(snapshot, policy)
     needed = _needed(quantile, forecast.probability, snapshot, policy, lowest, highest)
     level = _grid(snapshot, policy, quantile, lowest, highest, needed)
     level = _pinned(snapshot, movable, lowest, highest, level)
@@ -45,6 +46,7 @@ def to_bins(snapshot: Snapshot, forecast: Forecast, policy: Policy, lowest_mode:
         probability=probability,
         needed=np.where(movable, needed, MISSING),
         lowest=np.where(movable, lowest, snapshot.limit),
+        own=own,
     )
 
 
@@ -76,31 +78,89 @@ def _demand(snapshot: Snapshot, forecast: Forecast, policy: Policy) -> Floats:
     memory = Resource.MEMORY
     # Whatever the present limit is: what a grant must be must not follow from what it was.
     quantile[:, memory] = policy.with_margin(quantile[:, memory])
-    return quantile
+    # What a VM was lent, or could not be lent, is demand that no forecast knew of.
+    return np.maximum(quantile, snapshot.wanted[:, :, None])
 
 
 def _range(snapshot: Snapshot, policy: Policy, movable: Bools) -> tuple[Ints, Ints]:
-    """Lowest and highest amounts that I2, I3 and I4 allow, both on this side of the limit."""
+    """Lowest and highest amounts that I2, I3 and I4 allow, both on this side of the limit.
+
+    What guests can give back in the same plan their host can give back after them: that it does
+    not give more than they do is for the solver to see to, by `Bins.own`.
+    """
     limit = snapshot.limit
     takeable = np.zeros_like(limit)
     takeable[:, Resource.CPU] = limit[:, Resource.CPU] * policy.cpu_shrink_share
     takeable[:, Resource.IO] = limit[:, Resource.IO] * policy.io_shrink_share
-    memory = limit[:, Resource.MEMORY]
-    cache_step = (memory * policy.memory_cache_share).astype(np.int64)
-    takeable[:, Resource.MEMORY] = np.maximum(snapshot.memory_free, 0) + np.minimum(
-        np.maximum(snapshot.memory_cache, 0), cache_step
-    )
-    lowest = np.maximum(snapshot.floor, limit - takeable)
-    lowest[:, Resource.MEMORY] = np.maximum(
-        lowest[:, Resource.MEMORY],
-        snapshot.used[:, Resource.MEMORY] + policy.margin_bytes(memory),
-    )
     quantum = np.array(policy.quantum)
+    lowest = np.maximum(snapshot.floor, limit - takeable)
     lowest = np.minimum(_ceil(lowest, quantum), limit)
+    lowest[:, Resource.MEMORY] = _lowest_memory(snapshot, policy, movable[:, Resource.MEMORY])
     known = snapshot.maximum != MISSING
     highest = np.where(known, np.minimum(snapshot.ceiling, snapshot.maximum), limit)
     highest = np.maximum(highest // quantum * quantum, limit)
     return np.where(movable, lowest, limit), np.where(movable, highest, limit)
+
+
+def _lowest_memory(snapshot: Snapshot, policy: Policy, movable: Bools) -> Ints:
+    """(n,) guests before their hosts, which give back what these give."""
+    limit = snapshot.limit[:, Resource.MEMORY]
+    floor = snapshot.floor[:, Resource.MEMORY]
+    alone = np.maximum(_working(snapshot, policy), limit - _takeable(snapshot, policy))
+    quantum = policy.quantum[Resource.MEMORY]
+    lowest = limit.copy()
+    relief = np.zeros_like(limit)
+    for level in reversed(_levels(snapshot)):
+        bound = np.maximum(floor[level], alone[level] - relief[level])
+        bound = np.minimum(-(-bound // quantum) * quantum, limit[level])
+        lowest[level] = np.where(movable[level], bound, limit[level])
+        guests = level[snapshot.parent[level] >= 0]
+        np.add.at(relief, snapshot.parent[guests], limit[guests] - lowest[guests])
+    return lowest
+
+
+def _own(snapshot: Snapshot, policy: Policy) -> Ints:
+    """(n, 3) at nested hosts: the least that their limit must exceed the sum of their guests' by
+    once it shrinks, so that I3 and I4 hold when the guests have given back their part; else 0.
+
+    Both say `limit >= amount - what the guests give back`, which is `limit >= sum of the guests'
+    grants + (amount - sum of the guests' limits)`.
+    """
+    limit = snapshot.limit[:, Resource.MEMORY]
+    own = np.zeros_like(snapshot.limit)
+    guest = snapshot.parent >= 0
+    below = np.zeros_like(limit)
+    np.add.at(below, snapshot.parent[guest], np.maximum(limit[guest], 0))
+    alone = np.maximum(_working(snapshot, policy), limit - _takeable(snapshot, policy))
+    nested = guest & (below > 0)
+    own[nested, Resource.MEMORY] = np.maximum(alone - below, 0)[nested]
+    return own
+
+
+def _working(snapshot: Snapshot, policy: Policy) -> Ints:
+    """(n,) the working set and its margin (I3)."""
+    used: Ints = snapshot.used[:, Resource.MEMORY]
+    return used + policy.margin_bytes(snapshot.limit[:, Resource.MEMORY])
+
+
+def _takeable(snapshot: Snapshot, policy: Policy) -> Ints:
+    """(n,) free pages, and as much of the cache as one step may take (I4)."""
+    cache_step = (snapshot.limit[:, Resource.MEMORY] * policy.memory_cache_share).astype(np.int64)
+    cache: Ints = np.minimum(np.maximum(snapshot.memory_cache, 0), cache_step)
+    return np.maximum(snapshot.memory_free, 0) + cache
+
+
+def _levels(snapshot: Snapshot) -> list[Ints]:
+    """Machines by their depth, roots first."""
+    levels = [np.flatnonzero(snapshot.parent < 0)]
+    waiting = np.flatnonzero(snapshot.parent >= 0)
+    while waiting.size:
+        above = np.zeros(len(snapshot.ids), dtype=np.bool_)
+        above[levels[-1]] = True
+        next_down = above[snapshot.parent[waiting]]
+        levels.append(waiting[next_down])
+        waiting = waiting[~next_down]
+    return levels
 
 
 def _needed(

@@ -16,6 +16,7 @@ from controller.core.state import (
     Fallback,
     Forecast,
     Hold,
+    Lend,
     Mode,
     Plan,
     Policy,
@@ -25,6 +26,9 @@ from controller.core.state import (
 from shared.resources import MIB, Resource, amount_text
 
 FALLBACK_QUANTUM = (1, MIB, 1)
+Moves = dict[tuple[int, Resource], Step]
+
+LENT = (Resource.CPU, Resource.MEMORY)  # what bursts cannot wait for
 
 
 def to_plan(
@@ -59,6 +63,7 @@ def to_plan(
                  floor, ceiling, why)
         )  # fmt: skip
     hosts = sorted({int(snapshot.parent[i]) for i in members if i != root})
+    fallback = _fallbacks(snapshot, tuple(steps), members)
     return Plan(
         # The whole id: those of one maker's machines begin alike (Dell's all with 4c4c4544).
         plan_id=f"{snapshot.epoch}-{snapshot.cycle}-{snapshot.ids[root]}",
@@ -66,8 +71,9 @@ def to_plan(
         epoch=snapshot.epoch,
         cycle=snapshot.cycle,
         steps=tuple(steps),
-        fallback=_fallbacks(snapshot, tuple(steps), members),
+        fallback=fallback,
         generations=tuple((host, int(snapshot.generation[host])) for host in hosts),
+        lend=_lends(snapshot, tuple(steps), fallback),
     )
 
 
@@ -114,6 +120,9 @@ def _why(
     if resource is Resource.MEMORY:
         margin = float(policy.with_margin(np.array(p95))) - p95
         demand += f" + {amount_text(resource, round(margin))} margin"
+    wanted = int(snapshot.wanted[machine, resource])
+    if wanted != MISSING:
+        demand += f", asks for {amount_text(resource, wanted)} now"
     if then > now:
         needed = int(bins.needed[machine, resource])
         word = "needs" if then <= needed else "is worth"
@@ -130,7 +139,7 @@ def _fallbacks(
 
     Each VM's base is the lower of before and after, which any prefix already holds. What a host
     has left at its fullest moment is shared out over that, in proportion to what VMs lack of
-    their full size; the burst reserve counts as left, since nobody lends from it any more.
+    their full size; the burst reserve is not shared out, since it may be lent when the lease ends.
     A host that is over-full has no spare: there bases are cut towards the floors until they fit,
     so that what comes down by itself is not lent out again by silence.
     What is observed or frozen has no way back and what is pinned goes nowhere: silence gives no
@@ -162,9 +171,50 @@ def _fallbacks(
                 missing = lack.get(child, 0)
                 extra = min(missing, spare * missing // whole) if whole else 0
                 extra = extra // FALLBACK_QUANTUM[resource] * FALLBACK_QUANTUM[resource]
-                found.append(
-                    Fallback(child, snapshot.ids[child], host, resource, base[child] + extra)
-                )
+                goal = base[child] + extra
+                found.append(_fallback(snapshot, moved, child, resource, goal))
+    return tuple(found)
+
+
+def _fallback(
+    snapshot: Snapshot, moved: Moves, machine: int, resource: Resource, amount: int
+) -> Fallback:
+    """With a leash where the agent may act between two plans: bursts do not wait for them."""
+    planned = _then(snapshot, moved, machine, resource)
+    low = high = MISSING
+    if (
+        resource in LENT
+        and snapshot.mode[machine] == Mode.ENFORCE
+        and snapshot.hold[machine] in {Hold.NONE, Hold.STARTING}
+        and snapshot.pin[machine, resource] == MISSING
+    ):
+        low = min(max(int(snapshot.floor[machine, resource]), 0), planned)
+        high = max(_full(snapshot, machine, resource), planned)
+    node = int(snapshot.parent[machine])
+    vm_id = snapshot.ids[machine]
+    return Fallback(machine, vm_id, node, resource, amount, planned, low, high)
+
+
+def _lends(
+    snapshot: Snapshot, steps: tuple[Step, ...], fallback: tuple[Fallback, ...]
+) -> tuple[Lend, ...]:
+    """Of each host's reserve, what is left once the plan is carried out, beside the way back.
+
+    Until then its agent lends no more than it measures free.
+    """
+    moved = {(s.machine, s.resource): s for s in steps}
+    goal = {(e.machine, e.resource): e.amount for e in fallback}
+    found = []
+    for host, resource in sorted({(e.node, e.resource) for e in fallback if e.has_leash}):
+        capacity = _capacity_then(snapshot, moved, host, resource)
+        then = {c: _then(snapshot, moved, c, resource) for c in snapshot.children(host)}
+        if MISSING in {capacity, *then.values()}:
+            continue
+        held = sum(max(amount, goal.get((c, resource), 0)) for c, amount in then.items())
+        left = capacity - int(snapshot.overhead[host, resource]) - held
+        amount = min(int(snapshot.reserve[host, resource]), left)
+        if amount > 0:
+            found.append(Lend(host, resource, amount))
     return tuple(found)
 
 
@@ -187,13 +237,22 @@ def _cut_to_fit(
     return {c: floor[c] + (base[c] - floor[c]) * left // above for c in base}
 
 
-Moves = dict[tuple[int, Resource], Step]
-
-
 def _lower(snapshot: Snapshot, moved: Moves, machine: int, resource: Resource) -> int:
     step = moved.get((machine, resource))
     now = int(snapshot.limit[machine, resource])
     return now if step is None else min(now, step.to_amount)
+
+
+def _then(snapshot: Snapshot, moved: Moves, machine: int, resource: Resource) -> int:
+    """The limit once the plan is carried out; MISSING where it is not known."""
+    step = moved.get((machine, resource))
+    return int(snapshot.limit[machine, resource]) if step is None else step.to_amount
+
+
+def _capacity_then(snapshot: Snapshot, moved: Moves, host: int, resource: Resource) -> int:
+    if snapshot.parent[host] < 0:
+        return int(snapshot.capacity[host, resource])
+    return _then(snapshot, moved, host, resource)
 
 
 def _full(snapshot: Snapshot, machine: int, resource: Resource) -> int:
@@ -219,4 +278,5 @@ def _spare(snapshot: Snapshot, moved: Moves, host: int, resource: Resource) -> i
         moved[c, resource].to_amount if (c, resource) in moved else int(snapshot.limit[c, resource])
         for c in children
     )
-    return max(amount - int(snapshot.overhead[host, resource]) - max(before, after), 0)
+    kept = int(snapshot.overhead[host, resource]) + int(snapshot.reserve[host, resource])
+    return max(amount - kept - max(before, after), 0)

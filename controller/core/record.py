@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from controller.core.state import (
+    MISSING,
     Broken,
     Decision,
+    Fallback,
     Floats,
     Forecast,
     Ints,
@@ -68,7 +70,7 @@ def from_record(record: Mapping[str, Any]) -> Inputs:
     """The inverse of `to_record`; WireError where something is missing or of a wrong shape."""
     try:
         return (
-            Snapshot(**_to_fields(record["snapshot"])),
+            Snapshot(**_with_wanted(_to_fields(record["snapshot"]))),
             Forecast(**_to_fields(record["forecast"])),
             Policy(**_to_fields(record["policy"])),
         )
@@ -133,6 +135,13 @@ def _to_fields(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _value(value) for name, value in record.items()}
 
 
+def _with_wanted(values: dict[str, Any]) -> dict[str, Any]:
+    """Records from before agents lent anything have nothing wanted in them."""
+    if "wanted" not in values:
+        values["wanted"] = np.full_like(values["limit"], MISSING)
+    return values
+
+
 def _value(plain: object) -> object:
     if isinstance(plain, dict):
         dtype = _DTYPES[plain["dtype"]]
@@ -173,15 +182,21 @@ def _plan(plan: Plan, snapshot: Snapshot) -> list[Any]:
         for s in plan.steps
     ]
     fallback = [
-        [ids[f.machine], f.vm_id, ids[f.node], int(f.resource), f.amount] for f in plan.fallback
+        [ids[f.machine], f.vm_id, ids[f.node], int(f.resource), f.amount, *_leash(f)]
+        for f in plan.fallback
     ]
+    lend = [[ids[one.node], int(one.resource), one.amount] for one in plan.lend]
     generations = [[ids[host], generation] for host, generation in plan.generations]
     heads = [plan.plan_id, ids[plan.root], plan.epoch, plan.cycle]
-    return [heads, steps, fallback, generations]
+    return [heads, steps, fallback, generations, lend]
 
 
 def _amounts(step: Step) -> list[Any]:
     return [step.from_amount, step.to_amount, step.floor_amount, step.ceiling_amount, step.why]
+
+
+def _leash(entry: Fallback) -> list[int]:
+    return [entry.plan_amount, entry.low_amount, entry.high_amount]
 
 
 def _broken(broken: Broken, snapshot: Snapshot) -> list[Any]:
@@ -199,6 +214,7 @@ def _bins(decision: Decision, chosen: Ints) -> list[Any]:
         _plain(_mass(bins.probability[chosen], bins.count[chosen], width)),
         _plain(bins.needed[chosen]),
         _plain(bins.lowest[chosen]),
+        _plain(bins.own[chosen]),
     ]
 
 

@@ -39,6 +39,7 @@ class Hold(IntEnum):
     MIGRATING = 2
     NOT_RUNNING = 3
     UNMANAGED = 4  # nobody can carry out a step: its host's agent is not connected
+    STARTING = 5  # it has not said yet that it is ready
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +59,7 @@ class Snapshot:
     limit: Ints  # measured limit in force
     maximum: Ints  # the most that the VM can physically have
     used: Ints  # last measured use; memory: what the guest cannot give up
+    wanted: Ints  # limit that its host says it needs now, more than was planned; MISSING: none
     memory_free: Ints  # (n,) bytes that the guest reports free
     memory_cache: Ints  # (n,) bytes of the guest's droppable cache
     memory_stats_age_ns: Ints  # (n,) age of the guest's own memory figures
@@ -176,11 +178,28 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """Where a VM may grow to when nobody speaks any more (I9)."""
+    """What an agent may do with a limit by itself: grow to `amount` when nobody speaks any more
+    (I9), and until then lend and take back between `low_amount` and `high_amount`, if it may."""
 
     machine: int
     vm_id: str
     node: int
+    resource: Resource
+    amount: int
+    plan_amount: int = MISSING  # in force once the plan is carried out
+    low_amount: int = MISSING  # MISSING: the agent does not move it
+    high_amount: int = MISSING
+
+    @property
+    def has_leash(self) -> bool:
+        return self.low_amount != MISSING
+
+
+@dataclass(frozen=True, slots=True)
+class Lend:
+    """What of a host's capacity its agent may lend to the guests together."""
+
+    node: int  # index of the host
     resource: Resource
     amount: int
 
@@ -194,6 +213,7 @@ class Plan:
     steps: tuple[Step, ...]
     fallback: tuple[Fallback, ...]
     generations: tuple[tuple[int, int], ...]  # (host index, generation it was made on)
+    lend: tuple[Lend, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +255,7 @@ class Bins:
     probability: Floats  # (n, 3, b + 1)
     needed: Ints  # (n, 3) lowest level with P(demand > level) <= violation budget; MISSING: none
     lowest: Ints  # (n, 3) lowest amount that I2, I3 and I4 allow now; MISSING where count is 0
+    own: Ints  # (n, 3) what a nested host that shrinks must have beside its guests' grants
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -33,6 +33,7 @@ from controller.core.state import (
 from shared.resources import Resource, amount_text
 
 Ledger = dict[tuple[int, Resource], int]
+GivenBack = dict[int, list[tuple[int, int]]]  # host -> phase and bytes of its guests' shrinks
 
 
 def verify(
@@ -41,9 +42,11 @@ def verify(
     """A VerifiedPlan, or a Rejection that names every broken invariant and the machine."""
     broken = [*_authority(plan, snapshot)]
     if not broken:  # indices and bases are void in a plan made for another state
+        given_back = _given_back(plan)
         for step in plan.steps:
-            broken += _step(step, snapshot, policy, lowest_mode)
+            broken += _step(step, snapshot, policy, lowest_mode, given_back)
         broken += _walk(plan, snapshot)
+        broken += _leashes(plan, snapshot)
     return Rejection(plan, tuple(broken)) if broken else VerifiedPlan(plan, lowest_mode)
 
 
@@ -67,11 +70,22 @@ def _authority(plan: Plan, snapshot: Snapshot) -> Iterator[Broken]:
             yield Broken("I7", node, f"made on generation {based.get(node)}, the agent is at {now}")
 
 
+def _given_back(plan: Plan) -> GivenBack:
+    found: GivenBack = {}
+    for step in plan.steps:
+        if step.resource is Resource.MEMORY and step.shrinks:
+            amount = step.from_amount - step.to_amount
+            found.setdefault(step.node, []).append((step.phase, amount))
+    return found
+
+
 def _exists(machine: int, snapshot: Snapshot) -> bool:
     return 0 <= machine < len(snapshot.ids)
 
 
-def _step(step: Step, snapshot: Snapshot, policy: Policy, lowest_mode: Mode) -> Iterator[Broken]:
+def _step(
+    step: Step, snapshot: Snapshot, policy: Policy, lowest_mode: Mode, given_back: GivenBack
+) -> Iterator[Broken]:
     """I2, I3, I4, I6 and I8 of one step."""
     machine, resource, to = step.machine, step.resource, step.to_amount
     if snapshot.mode[machine] < lowest_mode:
@@ -89,7 +103,9 @@ def _step(step: Step, snapshot: Snapshot, policy: Policy, lowest_mode: Mode) -> 
         yield Broken("I6", machine, "its host's readings are stale or missing")
     yield from _bounds(step, snapshot)
     if resource is Resource.MEMORY:
-        yield from _memory(step, snapshot, policy)
+        earlier = given_back.get(step.machine, ())
+        relief = sum(amount for phase, amount in earlier if phase < step.phase)
+        yield from _memory(step, snapshot, policy, relief)
     elif step.shrinks:
         share = policy.cpu_shrink_share if resource is Resource.CPU else policy.io_shrink_share
         if step.from_amount - to > int(step.from_amount * share):
@@ -113,8 +129,11 @@ def _bounds(step: Step, snapshot: Snapshot) -> Iterator[Broken]:
         yield Broken("I2", machine, "more than the machine can have")
 
 
-def _memory(step: Step, snapshot: Snapshot, policy: Policy) -> Iterator[Broken]:
-    """Memory moves either way only on the guest's own fresh figures."""
+def _memory(step: Step, snapshot: Snapshot, policy: Policy, relief: int) -> Iterator[Broken]:
+    """Memory moves either way only on the guest's own fresh figures.
+
+    `relief`: bytes that its own guests have given back by then, in earlier phases.
+    """
     machine = step.machine
     age = int(snapshot.memory_stats_age_ns[machine])
     used = int(snapshot.used[machine, Resource.MEMORY])
@@ -126,11 +145,11 @@ def _memory(step: Step, snapshot: Snapshot, policy: Policy) -> Iterator[Broken]:
         return
     limit = snapshot.limit[machine : machine + 1, Resource.MEMORY]
     margin = int(policy.margin_bytes(limit)[0])
-    if step.to_amount < used + margin:
-        text = amount_text(Resource.MEMORY, used + margin)
+    if step.to_amount < used + margin - relief:
+        text = amount_text(Resource.MEMORY, used + margin - relief)
         yield Broken("I3", machine, f"below its working set and margin of {text}")
     cache = max(int(snapshot.memory_cache[machine]), 0)
-    most = free + min(cache, int(int(limit[0]) * policy.memory_cache_share))
+    most = free + min(cache, int(int(limit[0]) * policy.memory_cache_share)) + relief
     if step.from_amount - step.to_amount > most:
         yield Broken(
             "I4", machine, f"takes more than the {amount_text(Resource.MEMORY, most)} free"
@@ -160,6 +179,7 @@ def _walk(plan: Plan, snapshot: Snapshot) -> Iterator[Broken]:
         yield from _capacity(snapshot, now, after)
         yield from _way_back(plan, snapshot, now, after)
         now = after
+    yield from _lends(plan, snapshot, now)
 
 
 def _touched(snapshot: Snapshot, now: Ledger, after: Ledger) -> set[tuple[int, Resource]]:
@@ -230,6 +250,62 @@ def _way_back(plan: Plan, snapshot: Snapshot, now: Ledger, after: Ledger) -> Ite
         if capacity is None or held + added + overhead > capacity:
             yield Broken("I9", host, f"{resource.word}: the way back does not fit")
             return
+
+
+def _leashes(plan: Plan, snapshot: Snapshot) -> Iterator[Broken]:
+    """I2 and I8 of what agents may do by themselves: as for steps of an enforced plan."""
+    goal = {(step.machine, step.resource): step.to_amount for step in plan.steps}
+    for entry in plan.fallback:
+        if not entry.has_leash:
+            continue
+        machine, resource = entry.machine, entry.resource
+        now = int(snapshot.limit[machine, resource])
+        planned = goal.get((machine, resource), now)
+        may = (
+            snapshot.mode[machine] == Mode.ENFORCE
+            and snapshot.hold[machine] in {Hold.NONE, Hold.STARTING}
+            and snapshot.pin[machine, resource] == MISSING
+            and bool(snapshot.lever[machine, resource])
+        )
+        if not may:
+            yield Broken("I8", machine, f"its {resource.word} is on a leash and may not move")
+        elif entry.plan_amount != planned or planned == MISSING:
+            yield Broken("I5", machine, f"its leash is tied to another {resource.word} limit")
+        elif not _is_within(entry, snapshot, planned):
+            yield Broken("I2", machine, f"its leash reaches beyond its {resource.word} bounds")
+
+
+def _lends(plan: Plan, snapshot: Snapshot, then: Ledger) -> Iterator[Broken]:
+    """I1 and I9 of what agents may lend once the plan is carried out: beside limits and way back.
+
+    Before that they lend what they measure free (agent.admission), and grows of this plan leave
+    the reserve where it is (I1).
+    """
+    goal = {(entry.machine, entry.resource): entry.amount for entry in plan.fallback}
+    hosts = {(entry.node, entry.resource) for entry in plan.fallback if entry.has_leash}
+    for lend in plan.lend:
+        host, resource = lend.node, lend.resource
+        if (host, resource) not in hosts or lend.amount <= 0:
+            yield Broken("I9", plan.root, "it lends where nothing is on a leash")
+            continue
+        keys = [(child, resource) for child in snapshot.children(host)]
+        held = sum(max(then[key], goal.get(key, 0)) for key in keys)
+        capacity = _least_capacity(snapshot, then, then, host, resource)
+        kept = int(snapshot.overhead[host, resource]) + lend.amount
+        reserve = int(snapshot.reserve[host, resource])
+        known = MISSING not in {then[key] for key in keys}
+        if not known or capacity is None or held + kept > capacity or lend.amount > reserve:
+            yield Broken("I9", host, f"{resource.word}: what may be lent is not there")
+
+
+def _is_within(entry: Fallback, snapshot: Snapshot, planned: int) -> bool:
+    """Whether the leash keeps to the operator's bounds, or to what is planned beyond them."""
+    floor, ceiling, maximum = (
+        int(each[entry.machine, entry.resource])
+        for each in (snapshot.floor, snapshot.ceiling, snapshot.maximum)
+    )
+    highest = planned if MISSING in {ceiling, maximum} else max(min(ceiling, maximum), planned)
+    return min(floor, planned) <= entry.low_amount <= planned <= entry.high_amount <= highest
 
 
 def _ends_within(plan: Plan, snapshot: Snapshot) -> Iterator[Broken]:

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from controller.audit import AuditTrail
-from controller.core.state import Fallback, Mode, Plan, Policy, Snapshot, Step, VerifiedPlan
+from controller.core.state import Fallback, Lend, Mode, Plan, Policy, Snapshot, Step, VerifiedPlan
 from controller.core.verify import verify
 from controller.dispatch import RETURN_WITHIN_S, Dispatcher, Renewal
 from controller.events import Happening
@@ -442,13 +442,22 @@ def test_a_renewal_carries_lease_and_fallback_and_moves_nothing():
     async def scenario():
         async with scene() as here:
             agent = await here.agent()
-            fallback = (Fallback(1, machine_id("v1"), 0, Resource.MEMORY, 200 * MIB),)
-            told = await here.dispatcher.renew([Renewal(HOST, "p", fallback)], 1, POLICY)
+            ends = (300 * MIB, 100 * MIB, 400 * MIB)
+            fallback = (
+                Fallback(1, machine_id("v1"), 0, Resource.MEMORY, 200 * MIB, *ends),
+                Fallback(2, machine_id("v2"), 0, Resource.MEMORY, 200 * MIB, 300 * MIB),
+            )
+            lend = (Lend(0, Resource.MEMORY, 64 * MIB),)
+            told = await here.dispatcher.renew([Renewal(HOST, "p", fallback, lend)], 1, POLICY)
             assert told == 1
             await until(lambda: agent.renewals)
         assert agent.applies == []
         assert agent.renewals[0].header.lease_ms == 60_000
         assert agent.renewals[0].fallback[0].amount == 200 * MIB
+        (leash,) = agent.renewals[0].leash
+        assert leash.vm_id == machine_id("v1")
+        assert (leash.plan_amount, leash.low_amount, leash.high_amount) == ends
+        assert [one.amount for one in agent.renewals[0].reserve] == [64 * MIB]
 
     asyncio.run(scenario())
 

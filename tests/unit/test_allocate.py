@@ -36,7 +36,8 @@ def by_enumeration(machines, resource):
     value = values(snapshot, forecast, bins, SMALL_POLICY)[:, resource]
     quantum = SMALL_POLICY.quantum[resource]
     vms = range(1, len(machines))
-    kept = snapshot.overhead + snapshot.reserve
+    kept = (snapshot.overhead + snapshot.reserve)[:, resource]
+    own = bins.own[:, resource]
     options = []
     for vm in vms:
         level = bins.level[vm, resource, : bins.count[vm, resource]].tolist()
@@ -48,13 +49,18 @@ def by_enumeration(machines, resource):
                 for k, one in enumerate(level)
             ]
         )
+
+    def beside_guests(node, size):
+        shrinks = node and size < snapshot.limit[node, resource]
+        return int(max(kept[node], own[node]) if shrinks else kept[node])
+
     best = None
     for pick in itertools.product(*options):
         size = dict(zip(vms, (p[0] for p in pick), strict=True))
         size[0] = int(snapshot.capacity[0, resource])
         fits = all(
             sum(-(-size[c] // quantum) for c in snapshot.children(node))
-            <= (size[node] - int(kept[node, resource])) // quantum
+            <= (size[node] - beside_guests(node, size[node])) // quantum
             for node in (0, *vms)
             if snapshot.children(node)
         )

@@ -223,6 +223,28 @@ def test_holds_name_the_weightiest_reason():
     assert at(look(calm, connected=()), GUEST, "hold") == Hold.UNMANAGED
 
 
+def test_a_loan_to_a_vm_of_ones_own_is_demand_and_to_no_other():
+    """Whatever it names: a host speaks of the VMs that it runs."""
+    lent = Loan(GUEST, Resource.MEMORY, 512 * MIB, 640 * MIB, 900 * MIB)
+    unmet = Loan(L1, Resource.CPU, 500, 500, 800)
+    fleet = fed(
+        sample(vms=[vm(L1)], loans=(unmet,)),
+        sample(L1, role="host+guest", vms=[vm(GUEST)], loans=(lent,)),
+        sample(OTHER, vms=[vm(GUEST)], loans=(replace(lent, wanted_amount=2**40),)),
+    )
+    snapshot = look(fleet)
+    assert at(snapshot, L1, "wanted", Resource.CPU) == 800
+    assert at(snapshot, GUEST, "wanted", Resource.MEMORY) == 900 * MIB
+    assert (snapshot.wanted != MISSING).sum() == 2
+    fleet.apply(decode(encode(sample(vms=[vm(L1)], sequence=2, tick_ns=78))), START, UNIX)
+    assert at(look(fleet), L1, "wanted", Resource.CPU) == MISSING
+
+
+def test_a_vm_that_starts_is_held_and_keeps_its_place():
+    fleet = fed(sample(vms=[vm(GUEST, state=VmState.STARTING)]))
+    assert at(look(fleet), GUEST, "hold") == Hold.STARTING
+
+
 def test_the_nearest_word_on_the_mode_counts():
     said = ControllerSettings(
         mode="recommend",

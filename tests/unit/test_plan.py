@@ -1,5 +1,6 @@
 """Steps in an order that is safe after every prefix, and a way back from each."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,8 @@ from controller.core.allocate.grants import allocate
 from controller.core.bins import to_bins
 from controller.core.cycle import decide
 from controller.core.plan import cut_grow, to_plan
-from controller.core.state import MISSING, Hold, Mode
+from controller.core.state import MISSING, Hold, Mode, VerifiedPlan
+from controller.core.verify import verify
 from controller.testing import (
     SMALL_POLICY,
     Machine,
@@ -60,6 +62,39 @@ def test_no_prefix_takes_room_that_was_not_there(seed):
                 floor = min(0, before[node, resource])
                 assert room_left(snapshot, size, node, resource) >= floor
                 assert room_left(snapshot, grown, node, resource) >= floor
+    for one in plan.lend:
+        assert room_left(snapshot, grown, one.node, one.resource) >= one.amount > 0
+
+
+def test_a_burst_is_fed_from_an_idle_guest_of_another_l1_in_one_plan():
+    """Through both levels: out of one L1 and into the other, each step safe after those before."""
+    l1 = Machine("", "h", limit=(2000, 1200 * MIB, None), maximum=(2000, 2 * GIB, None),
+                 used=(100, 1000 * MIB, 0), demand=(100, 1000 * MIB, 0), memory_free=100 * MIB,
+                 memory_cache=50 * MIB, overhead=(0, 350 * MIB, 0))  # fmt: skip
+    guest = Machine("", "", limit=(500, 400 * MIB, None), maximum=(1000, 800 * MIB, None))
+    machines = [
+        host("h", 2400 * MIB),
+        replace(l1, name="l1a"),
+        replace(guest, name="idle", parent="l1a", used=(20, 60 * MIB, 0), memory_free=330 * MIB,
+                demand=(20, 60 * MIB, 0)),
+        replace(guest, name="calm", parent="l1a", used=(20, 250 * MIB, 0), memory_free=100 * MIB,
+                demand=(20, 250 * MIB, 0)),
+        replace(l1, name="l1b"),
+        replace(guest, name="burst", parent="l1b", used=(20, 340 * MIB, 0), memory_free=10 * MIB,
+                demand=(20, 300 * MIB, 0), wanted=(None, 600 * MIB, None)),
+        replace(guest, name="rest", parent="l1b", used=(20, 250 * MIB, 0), memory_free=100 * MIB,
+                demand=(20, 250 * MIB, 0)),
+    ]  # fmt: skip
+    snapshot, plan = planned(machines)
+    memory = [s for s in plan.steps if s.resource is Resource.MEMORY]
+    order = [(snapshot.names[s.machine], s.shrinks) for s in memory]
+    assert order.index(("idle", True)) < order.index(("l1a", True))
+    assert order.index(("l1a", True)) < order.index(("l1b", False))
+    assert order.index(("l1b", False)) < order.index(("burst", False))
+    grown = next(s for s in memory if snapshot.names[s.machine] == "burst")
+    assert grown.to_amount >= 600 * MIB
+    assert "asks for 600 MiB now" in grown.why
+    assert isinstance(verify(plan, snapshot, SMALL_POLICY), VerifiedPlan)
 
 
 def test_shrinks_come_before_the_grows_they_feed_inner_guests_first():

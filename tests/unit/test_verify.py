@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from controller.core.cycle import decide
 from controller.core.state import (
+    MISSING,
     Hold,
     Mode,
     Plan,
@@ -165,7 +166,120 @@ def test_a_plan_for_another_state_is_refused_without_a_crash(void):
 
 def test_approval_lowers_the_mode_that_is_enough():
     snapshot, plan = situation(idle=replace(VMS["idle"], mode=Mode.RECOMMEND))
-    assert broken_by(plan, snapshot, Mode.RECOMMEND) == set()
+    assert broken_by(without_leashes(plan), snapshot, Mode.RECOMMEND) == set()
+
+
+# ---- what agents may do by themselves ----
+
+
+def without_leashes(plan):
+    loose = tuple(replace(e, low_amount=MISSING, high_amount=MISSING) for e in plan.fallback)
+    return replace(plan, fallback=loose, lend=())
+
+
+def leash_of(plan, name, snapshot):
+    place = snapshot.names.index(name)
+    return next(e for e in plan.fallback if e.machine == place and e.resource is Resource.MEMORY)
+
+
+def with_leash(plan, old, new):
+    return replace(plan, fallback=tuple(new if e is old else e for e in plan.fallback))
+
+
+def lending(reserve_bytes=64 * MIB):
+    """The small fleet with a reserve, and its plan."""
+    machines = [replace(HOST, reserve=(500, reserve_bytes, 0)), *VMS.values()]
+    snapshot = make_snapshot(machines)
+    plan = decide(snapshot, make_forecast(machines), SMALL_POLICY).trees[0].verdict.plan
+    return snapshot, plan
+
+
+def test_what_may_be_lent_is_the_reserve_as_far_as_it_is_free():
+    snapshot, plan = lending()
+    assert broken_by(plan, snapshot) == set()
+    assert {(one.resource, one.amount) for one in plan.lend} == {
+        (Resource.CPU, 500),
+        (Resource.MEMORY, 64 * MIB),
+    }
+
+
+@pytest.mark.parametrize("more", [MIB, 512 * MIB])
+def test_lending_what_is_not_there_is_refused(more):
+    """The fallbacks have all the rest, so a byte above the reserve is somebody's way back."""
+    snapshot, plan = lending()
+    memory = next(one for one in plan.lend if one.resource is Resource.MEMORY)
+    lend = (replace(memory, amount=memory.amount + more),)
+    assert broken_by(replace(plan, lend=lend), snapshot) == {"I9"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "invariant"),
+    [
+        ({"high_amount": 2**40}, "I2"),
+        ({"low_amount": 1}, "I2"),
+        ({"plan_amount": 5}, "I5"),
+    ],
+)
+def test_a_leash_beyond_its_bounds_is_refused(changed, invariant):
+    snapshot, plan = lending()
+    entry = leash_of(plan, "busy", snapshot)
+    assert broken_by(with_leash(plan, entry, replace(entry, **changed)), snapshot) == {invariant}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"mode": Mode.OBSERVE}, {"hold": Hold.FROZEN}, {"pin": (None, 256 * MIB, None)}],
+)
+def test_nothing_that_must_not_move_is_on_a_leash(changed):
+    calm = replace(VMS["calm"], **changed)
+    snapshot, plan = situation(calm=calm)
+    assert "I8" in broken_by(plan, snapshot)
+    machines = [HOST, VMS["busy"], VMS["idle"], calm]
+    honest = decide(make_snapshot(machines), make_forecast(machines), SMALL_POLICY)
+    plan = honest.trees[0].verdict.plan
+    leashed = {e.machine for e in plan.fallback if e.has_leash and e.resource is Resource.MEMORY}
+    assert leashed == {1, 2}
+
+
+def test_a_starting_vm_moves_by_no_plan_but_may_be_lent_to():
+    starting = replace(VMS["calm"], hold=Hold.STARTING)
+    machines = [HOST, VMS["busy"], VMS["idle"], starting]
+    snapshot = make_snapshot(machines)
+    plan = decide(snapshot, make_forecast(machines), SMALL_POLICY).trees[0].verdict.plan
+    assert all(step.machine != 3 for step in plan.steps)
+    assert leash_of(plan, "calm", snapshot).has_leash
+
+
+# ---- a host that gives back what its guests gave back ----
+
+
+def nest():
+    """An L1 whose memory is all but in use, by a guest that needs little of it."""
+    return [
+        host("h", 4 * GIB, 8000),
+        Machine("l1", "h", limit=(2000, GIB, None), maximum=(2000, 2 * GIB, None),
+                used=(100, 900 * MIB, 0), demand=(100, 500 * MIB, 0), memory_free=60 * MIB,
+                memory_cache=64 * MIB, overhead=(0, 300 * MIB, 0)),
+        Machine("l2", "l1", limit=(1000, 512 * MIB, None), used=(50, 60 * MIB, 0),
+                demand=(50, 60 * MIB, 0), memory_free=420 * MIB),
+    ]  # fmt: skip
+
+
+def test_an_l1_gives_back_what_its_l2_gave_back_and_no_more():
+    machines = nest()
+    snapshot = make_snapshot(machines)
+    decision = decide(snapshot, make_forecast(machines), SMALL_POLICY)
+    plan = decision.trees[0].verdict.plan
+    steps = {s.machine: s for s in plan.steps if s.resource is Resource.MEMORY}
+    assert broken_by(plan, snapshot) == set()
+    assert steps[2].phase < steps[1].phase
+    given = steps[2].from_amount - steps[2].to_amount
+    working = 900 * MIB + 64 * MIB
+    assert working - given <= steps[1].to_amount < working
+    lower = replace(steps[1], to_amount=working - given - 8 * MIB)
+    assert "I3" in broken_by(with_step(plan, lower), snapshot)
+    together = replace(steps[1], phase=steps[2].phase)
+    assert "I3" in broken_by(with_step(plan, together), snapshot)
 
 
 @settings(deadline=None, max_examples=300)

@@ -72,6 +72,8 @@ class _One:
         self.limit = snapshot.limit[:, resource]
         self.capacity = snapshot.capacity[:, resource]
         self.kept = snapshot.overhead[:, resource] + snapshot.reserve[:, resource]
+        # A host that shrinks keeps what its own working set needs, where that is more.
+        self.kept_below = np.maximum(self.kept, bins.own[:, resource])
         self.used = np.arange(self.level.shape[1]) < self.count[:, None]
         self.roots = np.array(snapshot.roots(), dtype=np.int64)
         self.root = root_of(snapshot.parent)
@@ -174,9 +176,15 @@ class _Attempt:
             first=np.concatenate([[0], np.cumsum(allowed.sum(axis=1))]),
             level=-(-amount // one.quantum),
             value=value[self.node][allowed],
-            room=(amount - one.kept[self.node][self.row]) // one.quantum,
+            room=(amount - self._kept(amount)) // one.quantum,
         )
         self.found: ForestSolution = solve_tree(self.forest)
+
+    def _kept(self, amount: Ints) -> Ints:
+        """Of each option, beside the guests' grants."""
+        machine = self.node[self.row]
+        shrinks = amount < self.one.limit[machine]
+        return np.where(shrinks, self.one.kept_below[machine], self.one.kept[machine])
 
     def status(self) -> list[tuple[int, int]]:
         """(root, status) of each tree."""
