@@ -7,8 +7,10 @@ what is missing.
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,9 @@ from agent.discover import look, open_hypervisor
 from agent.hypervisor import Hypervisor
 from agent.identity import node_identity
 from agent.metrics import AgentMetrics, Exposition
+from agent.processes import ProcessWatch
 from agent.publisher import Publisher
+from agent.readiness import Readiness
 from agent.sampler import PressureWatch, Sampler, Share
 from agent.settings import AgentSettings
 from agent.steps import Facts
@@ -85,6 +89,10 @@ class Agent:
             root, self.hypervisor, clock, Share.of_settings(settings), settings.sample_interval_s
         )
         self._pressure = PressureWatch(root, clock)
+        self._readiness = Readiness(root, clock, settings.ready_file)
+        interval_ns = int(settings.sample_interval_s * SECOND_NS)
+        watch = ProcessWatch(root, os.getpid(), interval_ns // 2)
+        self._processes = watch if settings.tell_roles else None
         self._said = RateLimited(logger, clock)
         self._bus = NatsBus(settings.bus_servers, f"agent {self.identity.name}", self._on_bus_error)
         self.publisher = Publisher(
@@ -124,7 +132,12 @@ class Agent:
 
     def duties(self) -> list[Coroutine[None, None, None]]:
         """What goes on side by side, each until it is cancelled."""
-        duties = [self.publisher.run(), self._sample_for_ever(), self._look_every_second()]
+        duties = [
+            self.publisher.run(),
+            self._sample_for_ever(),
+            self._look_every_second(),
+            self._readiness.run(),
+        ]
         return duties if self.host is None else [*duties, self.host.run()]
 
     async def close(self) -> None:
@@ -160,8 +173,9 @@ class Agent:
             epoch_highest=facts.epoch_highest,
             simulated=self.hypervisor is not None and self.hypervisor.simulated,
             levers=levers,
-            node=rates.node,
+            node=replace(rates.node, ready_ns=self._readiness.ready_ns),
             vms=rates.vms,
+            roles=() if self._processes is None else self._processes.look(self._clock.tick_ns()),
         )
 
     async def _sample_for_ever(self) -> None:

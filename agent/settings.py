@@ -57,6 +57,13 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     io_allocatable_bytes_per_s: Amount | None = None
     """Bytes/s of disk traffic that VMs may have together; default: unknown, and then I/O is left
     alone, because no machine says what its disks can do."""
+    tell_roles: bool = True
+    """Whether samples say what processes use by role (database, web, ...); default true. Names of
+    roles and numbers only: no arguments, environments, paths or names of processes."""
+    ready_file: Path | None = None
+    """File that says, when it is made, that this machine is up and ready, such as
+    /run/app/ready; default: the end of systemd's start-up, or without systemd the agent's own
+    start. Let it lie where a boot removes it: one that is older than the boot does not count."""
     buffer_messages: Annotated[int, Meta(ge=1, le=100_000)] = 360
     """Messages kept while the bus is away; default 360, an hour's worth. The oldest go first and
     are counted."""
