@@ -14,6 +14,7 @@ I8 only running VMs
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from agent.hypervisor import MemoryBlocks
 from agent.steps import (
     QUANTUM,
     Outcome,
@@ -45,6 +46,7 @@ class Readings:
     stats_age_ns_max: int  # older guest statistics do not count
     levers: Mapping[str, str] = field(default_factory=dict)  # resource -> why it does not work
     quarantined: Mapping[tuple[str, Resource], str] = field(default_factory=dict)  # lever -> why
+    blocks: Mapping[str, MemoryBlocks] = field(default_factory=dict)  # by VM, where it has some
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,8 @@ def admit(
     if step.to_amount < limit:
         if way_back:
             return refused(step, "I9", "the lease has ended: nothing shrinks", limit)
-        return _shrink(step, vm, limit, readings)
-    return _grow(step, limit, readings, may_cut=may_cut)
+        return _in_blocks(_shrink(step, vm, limit, readings), limit, readings)
+    return _in_blocks(_grow(step, limit, readings, may_cut=may_cut), limit, readings)
 
 
 def after(readings: Readings, step: Step) -> Readings:
@@ -196,6 +198,28 @@ def _within_rate(step: Step, vm: VmSample, limit: int) -> Admitted | StepResult:
     if allowed == 0:
         return refused(step, "I4", detail, limit)
     return Admitted(replace(step, to_amount=limit - allowed), f"I4: {detail}")
+
+
+def _in_blocks(
+    result: Admitted | StepResult, limit: int, readings: Readings
+) -> Admitted | StepResult:
+    """Of a memory that moves in blocks, the whole ones of the change, and no more of it."""
+    if isinstance(result, StepResult) or result.step.resource is not Resource.MEMORY:
+        return result
+    step = result.step
+    blocks = readings.blocks.get(step.vm_id)
+    if blocks is None:
+        return result
+    # What lies below the blocks cannot be taken at all.
+    change = max(step.to_amount, min(limit, blocks.fixed_bytes)) - limit
+    whole = abs(change) - abs(change) % blocks.size_bytes
+    to_amount = limit + (whole if change > 0 else -whole)
+    detail = f"its memory moves in blocks of {amount_text(Resource.MEMORY, blocks.size_bytes)}"
+    if whole == 0:
+        return StepResult(step.index, Outcome.UNCHANGED, detail, limit, limit)
+    moved = replace(step, to_amount=to_amount)
+    as_asked = is_unchanged(Resource.MEMORY, to_amount, step.to_amount)
+    return Admitted(moved, result.cut if as_asked else result.cut or detail)
 
 
 def _grow(step: Step, limit: int, readings: Readings, *, may_cut: bool) -> Admitted | StepResult:

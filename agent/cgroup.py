@@ -155,6 +155,14 @@ def vm_cgroup(root: Path, pid: int) -> Cgroup:
     return Cgroup(places)
 
 
+def memory_guard_reason(root: Path) -> str:
+    """Why this machine has no memory.high for VMs; "" when it has: it came with version 2."""
+    unified = parse_mounts(read_text(root / "proc/mounts") or "", root).unified
+    if unified is not None and "memory" in _unified_controllers(unified):
+        return ""
+    return "memory.high needs cgroup v2 with its memory controller; v1 has nothing like it"
+
+
 def vm_group(path: str) -> str:
     """The VM's group of a thread's: `.../qemu-1-a.libvirt-qemu/vcpu0` -> without the vcpu0."""
     pure = PurePosixPath(path)

@@ -292,7 +292,11 @@ def _stride(vm_id: str, resource: Resource, target: int, readings: Readings) -> 
     ceiling = maximum_of(vm, resource)
     missing = (target if ceiling is None else min(target, ceiling)) - limit
     if resource is Resource.MEMORY:
-        missing = min(missing, max(STRIDE_BYTES, limit // STRIDE_DIVISOR))
+        blocks = readings.blocks.get(vm_id)
+        stride = max(
+            STRIDE_BYTES, limit // STRIDE_DIVISOR, 0 if blocks is None else blocks.size_bytes
+        )
+        missing = min(missing, stride)
     if missing > free:
         missing = whole_quanta(resource, free)
     step = Step(0, vm_id, resource, limit, limit + missing)

@@ -13,6 +13,8 @@ from typing import Protocol
 from shared.resources import Resource
 from shared.telemetry import VmState
 
+NET_WORD, GUARD_WORD = "net", "guard"  # beside the resources' words, among the levers
+
 
 @dataclass(frozen=True, slots=True)
 class VmReading:
@@ -36,6 +38,29 @@ class VmReading:
     memory_last_update_unix_s: int | None = None  # of the balloon statistics; 0 or None: never
     io_bytes: int | None = None  # counter, reads and writes of all disks
     io_limit_bytes_per_s: int | None = None  # None: no limit
+    net_bytes: int | None = None  # counter, received and sent by all interfaces
+    net_limit_bytes_per_s: int | None = None  # None: no limit
+    net_found_bytes_per_s: int | None = None  # before ours, 0: none; None: no limit of ours
+    memory_blocks: "MemoryBlocks | None" = None  # None: its memory moves page by page
+    memory_guard_bytes: int | None = None  # above it the VM's process is slowed; None: no guard
+    memory_guarded_bytes: int | None = None  # the grant that it was set for; None: not by us
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBlocks:
+    """Memory that moves in whole blocks of `size_bytes`, but for the first `fixed_bytes`."""
+
+    size_bytes: int
+    fixed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryGuard:
+    """Above `high_bytes` of its process on this host a VM is slowed down, not killed: a guest that
+    takes back pages without leave. `granted_bytes`: the memory that it may have."""
+
+    granted_bytes: int
+    high_bytes: int
 
 
 class VmEventKind(Enum):
@@ -87,6 +112,14 @@ class Hypervisor(Protocol):
 
     async def set_limit(self, vm_id: str, resource: Resource, amount: int) -> None:
         """Asks for a new limit (bytes, millicores, bytes/s). Returning is no proof of effect."""
+        ...
+
+    async def set_net_limit(self, vm_id: str, bytes_per_s: int | None) -> None:
+        """Limits each way of each network interface; None: as it was before the first of ours."""
+        ...
+
+    async def set_guard(self, vm_id: str, guard: MemoryGuard | None) -> None:
+        """Sets a guard, or lifts ours; HypervisorError where this host has none."""
         ...
 
     def listen(self, listener: Listener) -> None:

@@ -2,11 +2,9 @@
 
 One bulk call reads all VMs. While a VM is frozen (its QEMU answers nothing within the budget, which
 would hold up the bulk call for all), VMs are read one by one and the frozen one is left out until
-its retry is due. Levers: memory by the balloon, CPU by the vCPUs' cgroup quota, I/O by the cgroup's
-throttling of the devices under the disks, all set through libvirt, which so knows of them. QEMU's
-own I/O throttling is not used: guests have locked up under it.
-The cgroup limits are not among the bulk statistics; they are read when a VM appears, after own
-changes and every five minutes.
+its retry is due. Limits are set through libvirt, which so knows of them (agent.libvirt_levers);
+those that are not among the bulk statistics are read when a VM appears, after own changes and every
+five minutes.
 """
 
 import asyncio
@@ -16,18 +14,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agent.cgroup import backing_device, device_node
-from agent.hypervisor import BEGINNINGS, Listener, VmEvent, VmEventKind, VmReading
-from agent.libvirt_client import WorkerClient, WorkerLost
-from agent.libvirt_readings import (
-    event_of,
-    format_blkio,
-    format_scheduler,
-    parse_blkio,
-    parse_domain_xml,
-    parse_scheduler,
-    to_reading,
+from agent.cgroup import memory_guard_reason
+from agent.hypervisor import (
+    BEGINNINGS,
+    GUARD_WORD,
+    NET_WORD,
+    Listener,
+    MemoryGuard,
+    VmEvent,
+    VmEventKind,
+    VmReading,
 )
+from agent.libvirt_client import WorkerClient, WorkerLost
+from agent.libvirt_levers import Call, VmLevers, look, reason_of, with_levers
+from agent.libvirt_readings import event_of, parse_domain_xml, to_reading
 from shared.clock import SECOND_NS, Clock
 from shared.errors import HypervisorError, HypervisorTimeout, HypervisorUnavailable, VmGone
 from shared.resources import Resource
@@ -41,7 +41,6 @@ INSPECTIONS_MAX = 8  # per tick, of VMs that are known already
 BACKOFF_NS_MIN = 5 * SECOND_NS
 BACKOFF_NS_MAX = 60 * SECOND_NS
 _CHANGES = frozenset({VmEventKind.DEFINED, VmEventKind.RETUNED})
-_NOT_SEEN = "no VM has been seen here yet, so it was not tried"
 
 
 @dataclass(slots=True)
@@ -53,11 +52,7 @@ class _Vm:
     cpu_count: int | None = None
     cpu_time_ns: int = 0
     complete: bool = False  # its statistics have come with resident memory before
-    quota_millicores: int | None = None
-    io_limit_bytes_per_s: int | None = None
-    devices: tuple[str, ...] = ()
-    cpu_reason: str = _NOT_SEEN  # why the lever does not work; "" when it does
-    io_reason: str = _NOT_SEEN
+    levers: VmLevers = field(default_factory=VmLevers)
     inspected_tick_ns: int | None = None
     events: int = 0  # heard of it: what was asked for before the last one may be outdated
     migrating: bool = False
@@ -68,6 +63,7 @@ class _Vm:
     def forget_run(self) -> None:
         """It was started anew: nothing of what its last run was like holds."""
         self.inspected_tick_ns = self.run = self.cpu_count = None
+        self.levers = VmLevers()
         self.cpu_time_ns = 0
         self.complete = self.frozen = self.migrating = False
 
@@ -111,10 +107,13 @@ class LibvirtHypervisor:
         """Tried on what is there: a lever works when some VM's parameter could be read."""
         await self._call("control", "describe")
         await self.read_all()
+        levers = [vm.levers for vm in self._vms.values()]
         return {
-            Resource.CPU.word: _reason(vm.cpu_reason for vm in self._vms.values()),
+            Resource.CPU.word: reason_of(each.cpu_reason for each in levers),
             Resource.MEMORY.word: "",
-            Resource.IO.word: _reason(vm.io_reason for vm in self._vms.values()),
+            Resource.IO.word: reason_of(each.io_reason for each in levers),
+            NET_WORD: reason_of(each.net_reason for each in levers),
+            GUARD_WORD: self._why_no_guard(),
         }
 
     async def read_all(self) -> tuple[VmReading, ...]:
@@ -141,20 +140,28 @@ class LibvirtHypervisor:
         """
         if amount < 0 or (amount == 0 and resource is not Resource.IO):
             raise HypervisorError(f"a {resource.word} limit of {amount} is none")
-        if resource is Resource.MEMORY:
-            await self._vm_call(vm_id, "control", "set_memory", amount // 1024)
-            return
         vm = await self._inspected(vm_id)
-        if resource is Resource.CPU:
-            if vm.cpu_reason or vm.cpu_count is None:
-                raise HypervisorError(f"no CPU lever for VM {vm_id}: {vm.cpu_reason}")
-            wanted = format_scheduler(amount, vm.cpu_count)
-            await self._vm_call(vm_id, "control", "set_scheduler", wanted)
-        else:
-            if vm.io_reason:
-                raise HypervisorError(f"no I/O lever for VM {vm_id}: {vm.io_reason}")
-            rates = format_blkio(amount, vm.devices)
-            await self._vm_call(vm_id, "control", "set_blkio", rates)
+        actual_bytes = None
+        if resource is Resource.MEMORY and vm.levers.devices.memory:
+            actual_bytes = (await self.read(vm_id)).memory_actual_bytes
+            vm = await self._inspect(vm_id)  # blocks come and go by themselves
+        await self._carry_out(vm_id, vm.levers.calls(resource, amount, actual_bytes))
+        if resource is not Resource.MEMORY:
+            await self._inspect(vm_id)
+
+    async def set_net_limit(self, vm_id: str, bytes_per_s: int | None) -> None:
+        """Each way of each interface; libvirt counts whole KiB/s."""
+        vm = await self._inspected(vm_id)
+        await self._carry_out(vm_id, vm.levers.net_calls(bytes_per_s))
+        await self._inspect(vm_id)
+
+    async def set_guard(self, vm_id: str, guard: MemoryGuard | None) -> None:
+        why = self._why_no_guard()
+        if why:
+            raise HypervisorError(f"no memory guard: {why}")
+        vm = await self._inspected(vm_id)
+        granted, high = (None, 0) if guard is None else (guard.granted_bytes, guard.high_bytes)
+        await self._carry_out(vm_id, vm.levers.guard_calls(granted, high))
         await self._inspect(vm_id)
 
     def listen(self, listener: Listener) -> None:
@@ -263,7 +270,7 @@ class LibvirtHypervisor:
 
     def _reading(self, vm_id: str, name: str, stats: dict[str, int]) -> VmReading:
         vm = self._vms.get(vm_id, _Vm())
-        reading = to_reading(vm_id, name, stats, vm.quota_millicores, vm.io_limit_bytes_per_s)
+        reading = with_levers(to_reading(vm_id, name, stats), vm.levers)
         moves = vm.migrating and reading.state is VmState.RUNNING
         return replace(reading, state=VmState.MIGRATING) if moves else reading
 
@@ -290,7 +297,7 @@ class LibvirtHypervisor:
             return  # the next reading shows it
         except HypervisorError as error:
             vm = self._vms.setdefault(vm_id, _Vm())
-            vm.cpu_reason = vm.io_reason = str(error)
+            vm.levers = vm.levers.failing(str(error))
             vm.inspected_tick_ns = self._clock.tick_ns()
 
     async def _inspected(self, vm_id: str) -> _Vm:
@@ -302,49 +309,22 @@ class LibvirtHypervisor:
             await self._inspect(vm_id)
         return vm
 
-    async def _inspect(self, vm_id: str) -> None:
+    async def _inspect(self, vm_id: str) -> _Vm:
         events = self._vms.setdefault(vm_id, _Vm()).events
-        xml, scheduler, blkio = await self._vm_call(vm_id, "statistics", "inspect")
+        inspected = await self._vm_call(vm_id, "statistics", "inspect")
         vm = self._vms.setdefault(vm_id, _Vm())
-        facts = parse_domain_xml(xml)
-        vm.devices, vm.io_reason = _devices(self._root, facts.disk_paths)
-        vm.cpu_reason = self._explained(scheduler)
-        vm.io_reason = self._explained(blkio) or vm.io_reason
-        vm.quota_millicores = vm.io_limit_bytes_per_s = None
-        if not vm.cpu_reason and vm.cpu_count is not None:
-            vm.quota_millicores = parse_scheduler(scheduler, vm.cpu_count)
-        if not vm.io_reason:
-            vm.io_limit_bytes_per_s = parse_blkio(blkio, vm.devices)
+        vm.levers = look(inspected, vm.cpu_count, vm.levers, self._uri, self._root)
         vm.inspected_tick_ns = self._clock.tick_ns() if vm.events == events else None
+        facts = parse_domain_xml(inspected[0])
         if self._may_configure and facts.balloon and facts.stats_period_s == 0:
             await self._vm_call(vm_id, "control", "set_stats_period", STATS_PERIOD_S)
+        return vm
 
-    def _explained(self, parameters: Any) -> str:  # noqa: ANN401 - parameters, or libvirt's text
-        """Why there are no parameters, in plain words; "" when there are."""
-        if not isinstance(parameters, str):
-            return ""
+    async def _carry_out(self, vm_id: str, calls: Iterable[Call]) -> None:
+        for method, arguments in calls:
+            await self._vm_call(vm_id, "control", method, *arguments)
+
+    def _why_no_guard(self) -> str:
         if self._uri.endswith("/session"):
             return "a session hypervisor has no cgroups; run it as root (qemu:///system)"
-        return f"libvirt has no cgroup for it: {parameters}"
-
-
-def _reason(reasons: Iterable[str]) -> str:
-    """The lever works when it works for any VM; a VM without it says so when it is used."""
-    found = list(reasons)
-    if not found:
-        return _NOT_SEEN
-    return "" if "" in found else found[0]
-
-
-def _devices(root: Path, paths: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
-    """Nodes of the whole disks under a VM's disks, or why there is nothing to throttle."""
-    if not paths:
-        return (), "it has no disk on this host"
-    nodes: set[str] = set()
-    for path in paths:
-        device = backing_device(root, Path(path))
-        node = None if device is None else device_node(root, device)
-        if node is None:
-            return (), f"no block device of this host is known under {path}"
-        nodes.add(node)
-    return tuple(sorted(nodes)), ""
+        return memory_guard_reason(self._root)

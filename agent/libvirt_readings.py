@@ -66,8 +66,6 @@ def to_reading(
     vm_id: str,
     name: str,
     stats: Mapping[str, int],
-    cpu_quota_millicores: int | None = None,
-    io_limit_bytes_per_s: int | None = None,
 ) -> VmReading:
     """One VM's bulk statistics; what libvirt leaves out is None."""
     return VmReading(
@@ -77,7 +75,6 @@ def to_reading(
         cpu_count=stats.get("vcpu.current"),
         cpu_time_ns=stats.get("cpu.time"),
         cpu_delay_ns=_total(stats, ".delay"),
-        cpu_quota_millicores=cpu_quota_millicores,
         memory_actual_bytes=_bytes(stats.get("balloon.current")),
         memory_maximum_bytes=_bytes(stats.get("balloon.maximum")),
         memory_usable_bytes=_bytes(stats.get("balloon.usable")),
@@ -88,7 +85,7 @@ def to_reading(
         memory_swap_in_bytes=_bytes(stats.get("balloon.swap_in")),
         memory_last_update_unix_s=stats.get("balloon.last-update"),
         io_bytes=_total(stats, ".rd.bytes", ".wr.bytes"),
-        io_limit_bytes_per_s=io_limit_bytes_per_s,
+        net_bytes=_total(stats, ".rx.bytes", ".tx.bytes"),
     )
 
 

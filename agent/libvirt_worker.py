@@ -32,6 +32,7 @@ STATS = (
     | libvirt.VIR_DOMAIN_STATS_BALLOON
     | libvirt.VIR_DOMAIN_STATS_VCPU
     | libvirt.VIR_DOMAIN_STATS_BLOCK
+    | libvirt.VIR_DOMAIN_STATS_INTERFACE
 )
 # NOWAIT: a VM that is busy with another call comes with gaps instead of holding up all others.
 # Not ENFORCE_STATS: a driver without one of the groups then refuses all of them.
@@ -54,7 +55,7 @@ WANTED = frozenset(
         "balloon.swap_in",
     }
 )
-WANTED_ENDINGS = (".delay", ".rd.bytes", ".wr.bytes")
+WANTED_ENDINGS = (".delay", ".rd.bytes", ".wr.bytes", ".rx.bytes", ".tx.bytes")
 
 Record = tuple[str, str, dict[str, int]]  # UUID, name, statistics
 
@@ -220,13 +221,15 @@ def read_one(connection: Any, vm_id: str) -> Record:  # noqa: ANN401
 
 
 def inspect(connection: Any, vm_id: str) -> list[Any]:  # noqa: ANN401
-    """What changes rarely: the XML, scheduler and block I/O parameters (or why there are none)."""
+    """What changes rarely: the XML, scheduler and block I/O parameters (or why there are none),
+    and the scheduler parameters that it is defined with."""
     domain = active(connection, vm_id)
-    live = libvirt.VIR_DOMAIN_AFFECT_LIVE
+    live, defined = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
     return [
         domain.XMLDesc(0),
         parameters(lambda: domain.schedulerParametersFlags(live)),
         parameters(lambda: domain.blkioParameters(live)),
+        parameters(lambda: domain.schedulerParametersFlags(defined)),
     ]
 
 
@@ -249,6 +252,29 @@ def set_blkio(connection: Any, vm_id: str, wanted: dict[str, str]) -> None:  # n
     domain.setBlkioParameters(wanted, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
+def update_device(connection: Any, vm_id: str, xml: str) -> None:  # noqa: ANN401
+    active(connection, vm_id).updateDeviceFlags(xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def set_interface(connection: Any, vm_id: str, device: str, rates: dict[str, int]) -> None:  # noqa: ANN401
+    domain = active(connection, vm_id)
+    domain.setInterfaceParameters(device, rates, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def set_soft_limit(connection: Any, vm_id: str, kib: int | None) -> None:  # noqa: ANN401
+    wanted = libvirt.VIR_DOMAIN_MEMORY_PARAM_UNLIMITED if kib is None else kib
+    domain = active(connection, vm_id)
+    domain.setMemoryParameters({"soft_limit": wanted}, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def set_mark(connection: Any, vm_id: str, word: str, amount: int | None) -> None:  # noqa: ANN401
+    """A note of ours beside the running VM; it goes with it, and ends with it."""
+    xml = None if amount is None else f"<{word} amount='{amount}'/>"
+    kind, live = libvirt.VIR_DOMAIN_METADATA_ELEMENT, libvirt.VIR_DOMAIN_AFFECT_LIVE
+    key, uri = f"hrapaq-{word}", f"urn:hrapaq:{word}"
+    active(connection, vm_id).setMetadata(kind, xml, key, uri, live)
+
+
 def set_stats_period(connection: Any, vm_id: str, seconds: int) -> None:  # noqa: ANN401
     domain = active(connection, vm_id)
     domain.setMemoryStatsPeriod(seconds, libvirt.VIR_DOMAIN_AFFECT_LIVE)
@@ -264,6 +290,10 @@ METHODS: dict[str, Callable[..., Any]] = {
     "set_memory": set_memory,
     "set_scheduler": set_scheduler,
     "set_blkio": set_blkio,
+    "update_device": update_device,
+    "set_interface": set_interface,
+    "set_soft_limit": set_soft_limit,
+    "set_mark": set_mark,
     "set_stats_period": set_stats_period,
 }
 

@@ -191,6 +191,7 @@ def _vm_sample(
         cpu_limit_millicores=_smaller(now.cpu_quota_millicores, cpu_maximum),
         cpu_maximum_millicores=cpu_maximum,
         io_limit_bytes_per_s=now.io_limit_bytes_per_s,
+        net_limit_bytes_per_s=now.net_limit_bytes_per_s,
     )
     if settled and stats_age_ns is not None and stats_age_ns <= stats_age_max_ns:
         sample = replace(
@@ -215,6 +216,7 @@ def _with_rates(sample: VmSample, pair: _VmPair) -> VmSample:
         cpu_pressure_us_per_s=pair.pressure_rate("cpu_us"),
         io_used_bytes_per_s=pair.rate("io_bytes"),
         io_pressure_us_per_s=pair.pressure_rate("io_us"),
+        net_used_bytes_per_s=pair.rate("net_bytes"),
     )
 
 
@@ -282,6 +284,7 @@ def _counters(reading: VmReading) -> tuple[int | None, ...]:
         reading.cpu_time_ns,
         reading.cpu_delay_ns,
         reading.io_bytes,
+        reading.net_bytes,
         reading.memory_major_faults,
         reading.memory_swap_in_bytes,
     )

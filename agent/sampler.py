@@ -107,6 +107,7 @@ class Sampler:
             {vm.vm_id: self._with_maximum(vm) for vm in rates.vms},
             self._stats_age_ns_max,
             levers=await self.levers(),
+            blocks={vm.vm_id: vm.memory_blocks for vm in vms if vm.memory_blocks is not None},
         )
 
     def sample_of(self, reading: VmReading) -> VmSample:

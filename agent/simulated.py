@@ -10,7 +10,8 @@ telemetry, so nothing here is ever shown as real. What holds for a simulated VM:
 - The balloon moves at 64 MiB/s, takes free pages first, then cache, and stalls at held + 16 MiB.
 - The page cache grows into free memory at 4 MiB/s, and gives way to held memory at once.
 - CPU use is the load capped by the quota and the vCPUs; what the quota denies counts as delay.
-- Disk traffic is the load capped by the limit; nothing is queued.
+- Disk traffic is the load capped by the limit; nothing is queued. There is no network traffic, and
+  a memory guard slows nothing: both are kept as set.
 - Resident memory is what was ever touched and not given back by the balloon, plus 24 MiB.
 - The guest's memory figures are stamped every two seconds of the wall clock.
 """
@@ -20,7 +21,15 @@ from dataclasses import dataclass, field
 from random import Random
 from uuid import UUID, uuid5
 
-from agent.hypervisor import Listener, VmEvent, VmEventKind, VmReading
+from agent.hypervisor import (
+    GUARD_WORD,
+    NET_WORD,
+    Listener,
+    MemoryGuard,
+    VmEvent,
+    VmEventKind,
+    VmReading,
+)
 from shared.clock import MILLISECOND_NS, SECOND_NS, Clock
 from shared.errors import HypervisorError, HypervisorTimeout, VmGone
 from shared.resources import MIB, Resource
@@ -93,7 +102,7 @@ class SimulatedHypervisor:
             self.start(spec)
 
     async def levers(self) -> dict[str, str]:
-        return {resource.word: "" for resource in Resource}
+        return dict.fromkeys((*(each.word for each in Resource), NET_WORD, GUARD_WORD), "")
 
     async def read_all(self) -> tuple[VmReading, ...]:
         self._catch_up()
@@ -110,6 +119,12 @@ class SimulatedHypervisor:
         machine = self._answering(vm_id)
         self._catch_up()
         machine.set_limit(resource, amount)
+
+    async def set_net_limit(self, vm_id: str, bytes_per_s: int | None) -> None:
+        self._answering(vm_id).net_limit_bytes_per_s = bytes_per_s
+
+    async def set_guard(self, vm_id: str, guard: MemoryGuard | None) -> None:
+        self._answering(vm_id).guard = guard
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -191,6 +206,8 @@ class _Machine:
     touched_bytes: int = 0
     cpu_quota_millicores: int | None = None
     io_limit_bytes_per_s: int | None = None
+    net_limit_bytes_per_s: int | None = None
+    guard: MemoryGuard | None = None
     counters: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -240,6 +257,10 @@ class _Machine:
             memory_last_update_unix_s=unix_s - unix_s % STATS_PERIOD_S if heard else None,
             io_bytes=self.counters["io"],
             io_limit_bytes_per_s=self.io_limit_bytes_per_s,
+            net_limit_bytes_per_s=self.net_limit_bytes_per_s,
+            net_found_bytes_per_s=None if self.net_limit_bytes_per_s is None else 0,
+            memory_guard_bytes=None if self.guard is None else self.guard.high_bytes,
+            memory_guarded_bytes=None if self.guard is None else self.guard.granted_bytes,
         )
 
     def _in_use_bytes(self) -> int:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from agent.admission import Admitted, Readings, admit, headroom, working_floor_bytes
+from agent.hypervisor import MemoryBlocks
 from agent.steps import Outcome, Step, StepResult
 from shared.clock import SECOND_NS
 from shared.resources import MIB, Resource
@@ -127,3 +128,34 @@ def test_the_way_back_grows_without_statistics_and_never_shrinks():
     refusal = admit(SHRINK, READINGS, way_back=True)
     assert isinstance(refusal, StepResult)
     assert refusal.invariant == "I9"
+
+
+def in_blocks(mib: int, fixed_mib: int = 128) -> Readings:
+    return replace(READINGS, blocks={"a": MemoryBlocks(mib * MIB, fixed_mib * MIB)})
+
+
+@pytest.mark.parametrize(
+    ("step", "block_mib", "to_mib"),
+    [(SHRINK, 64, 448), (GROW, 128, 640), (SHRINK, 2, 400), (GROW, 188, 700)],
+)
+def test_memory_in_blocks_moves_by_the_whole_ones_of_the_change(step, block_mib, to_mib):
+    admitted = admit(step, in_blocks(block_mib))
+    assert isinstance(admitted, Admitted)
+    assert admitted.step.to_amount == to_mib * MIB
+    assert bool(admitted.cut) == (admitted.step.to_amount != step.to_amount)
+
+
+@pytest.mark.parametrize("step", [SHRINK, GROW])
+def test_less_than_a_block_changes_nothing(step):
+    result = admit(step, in_blocks(256))
+    assert isinstance(result, StepResult)
+    assert (result.outcome, result.after_amount) == (Outcome.UNCHANGED, 512 * MIB)
+
+
+def test_what_lies_below_the_blocks_is_not_taken():
+    admitted = admit(SHRINK, in_blocks(2, fixed_mib=460))
+    assert isinstance(admitted, Admitted) and admitted.step.to_amount == 460 * MIB
+    assert "blocks" in admitted.cut
+    at_its_least = admit(SHRINK, in_blocks(2, fixed_mib=512))
+    assert isinstance(at_its_least, StepResult)
+    assert at_its_least.outcome is Outcome.UNCHANGED

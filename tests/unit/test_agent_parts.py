@@ -116,7 +116,7 @@ def test_when_the_hypervisor_is_away_the_node_goes_on_and_its_vms_are_unknown(tm
         hypervisor = Faulty(1, clock)
         sampler = Sampler(machine(tmp_path), hypervisor, clock)
         there = (await sampler.sample()).vms
-        assert await sampler.levers() == {"cpu": "", "memory": "", "io": ""}
+        assert set((await sampler.levers()).values()) == {""}
         hypervisor.lost = True
         clock.advance(10 * SECOND_NS)
         away = await sampler.sample()
@@ -130,7 +130,7 @@ def test_when_the_hypervisor_is_away_the_node_goes_on_and_its_vms_are_unknown(tm
         hypervisor.lost = False
         clock.advance(10 * SECOND_NS)
         assert (await sampler.sample()).vms[0].memory_limit_bytes == 512 * MIB
-        assert await sampler.levers() == {"cpu": "", "memory": "", "io": ""}
+        assert set((await sampler.levers()).values()) == {""}
 
     asyncio.run(scenario())
 

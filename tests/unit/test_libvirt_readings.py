@@ -39,6 +39,8 @@ STATS = {
     "block.0.rd.bytes": 4608,
     "block.0.wr.bytes": 100,
     "block.1.rd.bytes": 1,
+    "net.0.rx.bytes": 70,
+    "net.0.tx.bytes": 20,
 }
 
 XML = """<domain type='qemu'><devices>
@@ -52,7 +54,7 @@ XML = """<domain type='qemu'><devices>
 
 
 def test_a_full_record() -> None:
-    vm = to_reading("id", "name", STATS, 500, 1000)
+    vm = to_reading("id", "name", STATS)
     assert (vm.state, vm.cpu_count, vm.cpu_time_ns) == (VmState.RUNNING, 2, 3_673_469_000)
     assert vm.cpu_delay_ns == 24_726_904 + 17_447_044
     assert (vm.memory_actual_bytes, vm.memory_maximum_bytes) == (262_144 * 1024, 524_288 * 1024)
@@ -61,7 +63,7 @@ def test_a_full_record() -> None:
     assert (vm.memory_major_faults, vm.memory_swap_in_bytes) == (12, 4096)
     assert vm.memory_last_update_unix_s == 1_795_345_831
     assert vm.io_bytes == 4709
-    assert (vm.cpu_quota_millicores, vm.io_limit_bytes_per_s) == (500, 1000)
+    assert vm.net_bytes == 90
 
 
 def test_a_record_without_figures_is_all_unknown() -> None:

@@ -32,7 +32,8 @@ class Scene:
 def test_it_is_a_hypervisor_and_says_that_it_is_simulated() -> None:
     hypervisor: Hypervisor = Scene().hypervisor
     assert hypervisor.simulated
-    assert asyncio.run(hypervisor.levers()) == {"cpu": "", "memory": "", "io": ""}
+    levers = asyncio.run(hypervisor.levers())
+    assert levers == dict.fromkeys(("cpu", "memory", "io", "net", "guard"), "")
     assert len(asyncio.run(hypervisor.read_all())) == len(DEMO_VMS)
 
 
