@@ -8,7 +8,7 @@ I2 floor <= target <= ceiling, and no more than the lever can reach
 I3 memory never below the working set and a margin, nor while the guest is short of memory
 I4 one shrink takes free pages and a twentieth of the limit in cache, no more
 I6 nothing on missing readings; memory is read-only without fresh guest statistics
-I8 only running VMs
+I8 only running VMs, and nothing is taken from one that is starting
 """
 
 from collections.abc import Mapping
@@ -34,6 +34,7 @@ from shared.telemetry import NodeReadings, VmSample, VmState
 
 MARGIN_BYTES_MIN = 64 * MIB  # kept above the working set: a small guest's kernel needs this much
 SHARE_DIVISOR = 20  # 5 % of the limit: the margin of large guests, and the cache taken per step
+MOVABLE = frozenset({VmState.RUNNING, VmState.STARTING})
 FAULTS_PER_S_MAX = 100  # more major faults than this: the guest already reads back what it lost
 
 
@@ -124,7 +125,9 @@ def refused(step: Step, invariant: str, detail: str, before: int | None = None) 
 
 
 def _immovable(step: Step, vm: VmSample, limit: int, readings: Readings) -> StepResult | None:
-    if vm.state is not VmState.RUNNING:
+    if vm.state is VmState.STARTING and step.to_amount < limit:
+        return refused(step, "I8", "the VM is starting: nothing is taken from it yet", limit)
+    if vm.state not in MOVABLE:
         return refused(step, "I8", f"the VM is {vm.state.name.lower().replace('_', ' ')}", limit)
     why = readings.levers.get(step.resource.word) or readings.quarantined.get(step.lever)
     return refused(step, "lever", why, limit) if why else None

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.admission import (
+    MOVABLE,
     Admitted,
     Readings,
     admit,
@@ -35,7 +36,6 @@ from agent.steps import (
     whole_quanta,
 )
 from shared.resources import MIB, Resource
-from shared.telemetry import VmState
 
 MILLISECOND_NS = 1_000_000
 DONE_MAX = 64  # answers kept for repeated commands; a controller repeats the last one or two
@@ -287,7 +287,7 @@ def _stride(vm_id: str, resource: Resource, target: int, readings: Readings) -> 
     vm = readings.vms.get(vm_id)
     limit = None if vm is None else limit_of(vm, resource, readings.node)
     free = headroom(readings, resource)
-    if vm is None or limit is None or free is None or vm.state is not VmState.RUNNING:
+    if vm is None or limit is None or free is None or vm.state not in MOVABLE:
         return None
     ceiling = maximum_of(vm, resource)
     missing = (target if ceiling is None else min(target, ceiling)) - limit

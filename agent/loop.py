@@ -23,6 +23,7 @@ from agent.publisher import Publisher
 from agent.readiness import Readiness
 from agent.sampler import PressureWatch, Sampler, Share
 from agent.settings import AgentSettings
+from agent.starting import Starts
 from agent.steps import Facts
 from agent.systemd import ServiceManager
 from shared.bus import NatsBus
@@ -86,7 +87,12 @@ class Agent:
         self.metrics = AgentMetrics()
         self.hypervisor = hypervisor or open_hypervisor(settings, self._found, clock)
         self._sampler = Sampler(
-            root, self.hypervisor, clock, Share.of_settings(settings), settings.sample_interval_s
+            root,
+            self.hypervisor,
+            clock,
+            Share.of_settings(settings),
+            settings.sample_interval_s,
+            Starts.of_settings(settings),
         )
         self._pressure = PressureWatch(root, clock)
         self._readiness = Readiness(root, clock, settings.ready_file)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from agent.hypervisor import VmReading
-from shared.telemetry import NodeReadings, VmSample
+from shared.telemetry import NodeReadings, VmSample, VmState
 from shared.units import SECOND_NS
 
 # Three of the ten-second ticks: a guest whose figures are older than that is not heard any more.
@@ -61,6 +61,7 @@ class RawNode:
     vms: tuple[VmReading, ...] = ()
     pressures: Mapping[str, VmPressure] = field(default_factory=dict)  # by vm_id
     resized: Mapping[str, "Resize"] = field(default_factory=dict)  # by vm_id
+    starting: frozenset[str] = frozenset()  # vm_ids (agent.starting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ def to_sample(
             _stats_age_ns(vm, current.unix_ns),
             stats_age_max_ns,
             settled=_settled(vm, current),
+            starting=vm.vm_id in current.starting,
         )
         for vm in current.vms
     )
@@ -176,14 +178,19 @@ class _VmPair:
 
 
 def _vm_sample(
-    pair: _VmPair, stats_age_ns: int | None, stats_age_max_ns: int, *, settled: bool
+    pair: _VmPair,
+    stats_age_ns: int | None,
+    stats_age_max_ns: int,
+    *,
+    settled: bool,
+    starting: bool,
 ) -> VmSample:
     now = pair.now
     cpu_maximum = None if now.cpu_count is None else now.cpu_count * 1000
     sample = VmSample(
         vm_id=now.vm_id,
         name=now.name,
-        state=now.state,
+        state=VmState.STARTING if starting and now.state is VmState.RUNNING else now.state,
         memory_limit_bytes=now.memory_actual_bytes,
         memory_maximum_bytes=now.memory_maximum_bytes,
         memory_resident_bytes=now.memory_resident_bytes,

@@ -15,6 +15,7 @@ from agent.hypervisor import Hypervisor, VmReading
 from agent.procfs import parse_pressure, read_counters
 from agent.sample import STATS_AGE_MAX_NS, Allocatable, Rates, RawNode, Resize, resizes, to_sample
 from agent.settings import AgentSettings
+from agent.starting import Starts
 from agent.vm_cgroups import VmCgroups
 from shared.clock import SECOND_NS, Clock
 from shared.errors import HypervisorError
@@ -59,7 +60,10 @@ class Share:
 
 
 class Sampler:
-    """`root` is where /proc and /sys are; `hypervisor` None: a machine without VMs."""
+    """`root` is where /proc and /sys are; `hypervisor` None: a machine without VMs.
+
+    `starts` tells which VMs are starting; whoever hears their agents' words hands them to it.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class Sampler:
         clock: Clock,
         share: Share = Share(),
         interval_s: float = 10.0,
+        starts: Starts | None = None,
     ) -> None:
         self._root = root
         self._hypervisor = hypervisor
@@ -82,11 +87,16 @@ class Sampler:
         self._levers: dict[str, str] = {}
         self._levers_tick_ns: int | None = None
         self._said = RateLimited(logger, clock)
+        self.starts = starts or Starts.of_settings(AgentSettings())
         self.hypervisor_errors = 0
+        if hypervisor is not None:
+            hypervisor.listen(lambda event: self.starts.hear(event, clock.tick_ns()))
 
     async def sample(self) -> Rates:
         """Rates since the last sample; never fails because of the hypervisor."""
         vms, error = await self._vms()
+        if error is None:
+            self._look_at_starts(vms)
         now = self._raw(vms)
         rates = self._rates(now)
         self._previous = now
@@ -101,6 +111,7 @@ class Sampler:
         if self._hypervisor is None:
             raise HypervisorError("this agent has no hypervisor")
         vms = await self._hypervisor.read_all()
+        self._look_at_starts(vms)
         rates = self._rates(self._raw(vms))
         return Readings(
             rates.node,
@@ -114,7 +125,13 @@ class Sampler:
         """One VM as read just now, between two samples."""
         unix_ns, tick_ns = self._clock.unix_ns(), self._clock.tick_ns()
         self._resized |= resizes(self._resized, (reading,), tick_ns)
-        raw = RawNode(unix_ns, tick_ns, vms=(reading,), resized=self._resized)
+        raw = RawNode(
+            unix_ns,
+            tick_ns,
+            vms=(reading,),
+            resized=self._resized,
+            starting=self.starts.starting,
+        )
         (vm,) = to_sample(self._previous, raw, stats_age_max_ns=self._stats_age_ns_max).vms
         return self._with_maximum(vm)
 
@@ -149,12 +166,16 @@ class Sampler:
             self._said.warning("hypervisor", "VMs cannot be read", cause=str(error))
             return (), error
 
+    def _look_at_starts(self, vms: tuple[VmReading, ...]) -> None:
+        self.starts.look(vms, self._clock.tick_ns(), self._clock.unix_ns())
+
     def _raw(self, vms: tuple[VmReading, ...]) -> RawNode:
         unix_ns, tick_ns = self._clock.unix_ns(), self._clock.tick_ns()
         self._resized = resizes(self._resized, vms, tick_ns) if vms else self._resized
         counters = read_counters(self._root)
         pressures = self._cgroups.pressures(vm.vm_id for vm in vms)
-        return RawNode(unix_ns, tick_ns, counters, vms, pressures, self._resized)
+        starting = self.starts.starting
+        return RawNode(unix_ns, tick_ns, counters, vms, pressures, self._resized, starting)
 
     def _rates(self, now: RawNode) -> Rates:
         counters = now.counters

@@ -64,6 +64,11 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """File that says, when it is made, that this machine is up and ready, such as
     /run/app/ready; default: the end of systemd's start-up, or without systemd the agent's own
     start. Let it lie where a boot removes it: one that is older than the boot does not count."""
+    start_quiet_s: Seconds = 20.0
+    """Seconds that a VM in which no agent ever spoke counts as starting after its balloon's first
+    figures; default 20, for what comes up after the driver. Nothing is taken meanwhile."""
+    start_max_s: Seconds = 180.0
+    """Seconds after which a VM counts as started whatever it says; default 180."""
     buffer_messages: Annotated[int, Meta(ge=1, le=100_000)] = 360
     """Messages kept while the bus is away; default 360, an hour's worth. The oldest go first and
     are counted."""
@@ -96,6 +101,8 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             found.append(
                 f"node_id = {self.node_id!r} is no lower-case UUID, as `uuidgen` makes one"
             )
+        if self.start_quiet_s > self.start_max_s:
+            found.append("start_quiet_s is longer than start_max_s, the longest that a start takes")
         return found
 
     @property

@@ -50,6 +50,8 @@ def refusal_of(step, readings=READINGS):
     [
         (SHRINK, {"state": VmState.MIGRATING}, "I8"),
         (SHRINK, {"state": VmState.PAUSED}, "I8"),
+        (SHRINK, {"state": VmState.STARTING}, "I8"),
+        (replace(GROW, to_amount=600 * MIB), {"state": VmState.SHUT_DOWN}, "I8"),
         (replace(SHRINK, floor_amount=401 * MIB), {}, "I2"),
         (replace(GROW, ceiling_amount=699 * MIB), {}, "I2"),
         (GROW, {"memory_maximum_bytes": 699 * MIB}, "I2"),
@@ -159,3 +161,10 @@ def test_what_lies_below_the_blocks_is_not_taken():
     at_its_least = admit(SHRINK, in_blocks(2, fixed_mib=512))
     assert isinstance(at_its_least, StepResult)
     assert at_its_least.outcome is Outcome.UNCHANGED
+
+
+def test_a_starting_vm_may_grow_and_its_limit_counts():
+    readings = readings_with(state=VmState.STARTING)
+    grow = replace(GROW, to_amount=600 * MIB)
+    assert admit(grow, readings) == Admitted(grow)
+    assert headroom(readings, Resource.MEMORY) == 512 * MIB

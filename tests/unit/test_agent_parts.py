@@ -13,7 +13,7 @@ from agent.publisher import Publisher
 from agent.restore import restore
 from agent.sampler import PressureWatch, Sampler, Share
 from agent.settings import AgentSettings
-from agent.simulated import SimulatedHypervisor
+from agent.simulated import SimulatedHypervisor, SimulatedVm
 from agent.state import StateStore
 from shared.clock import SECOND_NS, FakeClock
 from shared.config import describe, load
@@ -146,6 +146,27 @@ def test_a_frozen_vm_counts_with_what_it_could_have_before(tmp_path):
         seen = {vm.vm_id: vm for vm in (await sampler.sample()).vms}
         assert seen[vm_id].memory_maximum_bytes is None
         assert (await sampler.readings()).vms[vm_id].memory_maximum_bytes == 512 * MIB
+
+    asyncio.run(scenario())
+
+
+def test_a_vm_that_appears_is_starting_until_its_agent_is_ready(tmp_path):
+    async def scenario():
+        clock = FakeClock()
+        hypervisor = SimulatedHypervisor(1, clock, (SimulatedVm("old"),))
+        sampler = Sampler(machine(tmp_path), hypervisor, clock)
+        await sampler.sample()
+        new = hypervisor.start(SimulatedVm("new"))
+        clock.advance(SECOND_NS)
+        sample = await sampler.sample()
+        assert {vm.name: vm.state.name for vm in sample.vms} == {
+            "old": "RUNNING",
+            "new": "STARTING",
+        }
+        assert (await sampler.readings()).vms[new].state is VmState.STARTING
+        assert sampler.sample_of(await hypervisor.read(new)).state is VmState.STARTING
+        assert sampler.starts.note_ready(new, "boot", SECOND_NS)
+        assert (await sampler.readings()).vms[new].state is VmState.RUNNING
 
     asyncio.run(scenario())
 
