@@ -40,6 +40,13 @@ def open_hypervisor(settings: AgentSettings, found: Found, clock: Clock) -> Hype
     """Nothing is connected yet; a libvirt that is not there shows in the readings."""
     if found.libvirt_uri is None:
         return None
+    from agent.memory_guard import GuardedHypervisor  # noqa: PLC0415 - a guest has no VMs
+
+    hypervisor = _hypervisor(settings, found.libvirt_uri, clock)
+    return GuardedHypervisor(hypervisor, clock, enabled=settings.enable_memory_guard)
+
+
+def _hypervisor(settings: AgentSettings, uri: str, clock: Clock) -> Hypervisor:
     if settings.simulated_seed is not None:
         from agent.simulated import SimulatedHypervisor  # noqa: PLC0415 - only where it is used
 
@@ -47,7 +54,7 @@ def open_hypervisor(settings: AgentSettings, found: Found, clock: Clock) -> Hype
     from agent.libvirt_host import LibvirtHypervisor  # noqa: PLC0415 - a guest has no libvirt
 
     may_configure = settings.enable_guest_statistics
-    return LibvirtHypervisor(found.libvirt_uri, clock, may_configure=may_configure)
+    return LibvirtHypervisor(uri, clock, may_configure=may_configure)
 
 
 def _is_reachable(uri: str, root: Path) -> bool:

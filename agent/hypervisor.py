@@ -122,6 +122,10 @@ class Hypervisor(Protocol):
         """Sets a guard, or lifts ours; HypervisorError where this host has none."""
         ...
 
+    def why_no_guard(self) -> str:
+        """Why this host has no memory guards; "" where it has."""
+        ...
+
     def listen(self, listener: Listener) -> None:
         """`listener` is called with every event from now on, between two steps of the event loop.
 

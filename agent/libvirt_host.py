@@ -113,7 +113,7 @@ class LibvirtHypervisor:
             Resource.MEMORY.word: "",
             Resource.IO.word: reason_of(each.io_reason for each in levers),
             NET_WORD: reason_of(each.net_reason for each in levers),
-            GUARD_WORD: self._why_no_guard(),
+            GUARD_WORD: self.why_no_guard(),
         }
 
     async def read_all(self) -> tuple[VmReading, ...]:
@@ -156,13 +156,18 @@ class LibvirtHypervisor:
         await self._inspect(vm_id)
 
     async def set_guard(self, vm_id: str, guard: MemoryGuard | None) -> None:
-        why = self._why_no_guard()
+        why = self.why_no_guard()
         if why:
             raise HypervisorError(f"no memory guard: {why}")
         vm = await self._inspected(vm_id)
         granted, high = (None, 0) if guard is None else (guard.granted_bytes, guard.high_bytes)
         await self._carry_out(vm_id, vm.levers.guard_calls(granted, high))
         await self._inspect(vm_id)
+
+    def why_no_guard(self) -> str:
+        if self._uri.endswith("/session"):
+            return "a session hypervisor has no cgroups; run it as root (qemu:///system)"
+        return memory_guard_reason(self._root)
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -323,8 +328,3 @@ class LibvirtHypervisor:
     async def _carry_out(self, vm_id: str, calls: Iterable[Call]) -> None:
         for method, arguments in calls:
             await self._vm_call(vm_id, "control", method, *arguments)
-
-    def _why_no_guard(self) -> str:
-        if self._uri.endswith("/session"):
-            return "a session hypervisor has no cgroups; run it as root (qemu:///system)"
-        return memory_guard_reason(self._root)

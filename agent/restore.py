@@ -5,6 +5,7 @@ from pathlib import Path
 from agent.discover import look, open_hypervisor
 from agent.host import Host
 from agent.identity import node_identity
+from agent.memory_guard import hand_back
 from agent.metrics import AgentMetrics
 from agent.sampler import Sampler, Share
 from agent.settings import AgentSettings
@@ -37,7 +38,9 @@ async def restore(
         host.open(lease_is_over=True)
         if to_maximum:
             host.steward.fall_back_to(await _maxima(sampler))
-        return await host.restore()
+        moved = await host.restore()
+        await hand_back(hypervisor)
+        return moved
     finally:
         await host.close()
 

@@ -42,6 +42,9 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     enable_guest_statistics: bool = True
     """Switches on the balloon's statistics of VMs that have none, every 5 s; default true: without
     them a VM's memory cannot be judged. Nothing else about a VM changes without a command."""
+    enable_memory_guard: bool = True
+    """Sets memory.high of a VM's process above what the VM was left with, so that a guest that
+    takes memory back without leave is slowed, never killed; default true. Needs cgroup v2."""
     role: Literal["auto", "host", "guest"] = "auto"
     """auto, host or guest; default auto: a machine with libvirt is a host, a VM is a guest, and
     a VM with libvirt is both. The guest role needs no root and moves nothing."""

@@ -126,6 +126,9 @@ class SimulatedHypervisor:
     async def set_guard(self, vm_id: str, guard: MemoryGuard | None) -> None:
         self._answering(vm_id).guard = guard
 
+    def why_no_guard(self) -> str:
+        return ""
+
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
