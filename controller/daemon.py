@@ -7,6 +7,7 @@ answer, and leaves the rest to the leases.
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from controller.admin import AdminServer
 from controller.ingest import IngestStatus
@@ -45,6 +46,7 @@ class Daemon:
         self._trouble = ""  # of the last cycle
         self.ports: dict[str, int] = {}
         self.started = asyncio.Event()
+        self._urgent = asyncio.Event()  # some agent cannot wait for the next cycle
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`. HrapaqError when it cannot start; then nothing of it is left."""
@@ -94,6 +96,7 @@ class Daemon:
         stopping = asyncio.create_task(stop.wait(), name="stop")
         try:
             await asyncio.wait({cycling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            self._urgent.set()  # whoever waits for it looks up
             await self.controller.dispatcher.close()  # the cycle under way need not wait any more
             await asyncio.wait({cycling}, timeout=STOP_WITHIN_S)
         finally:
@@ -114,20 +117,39 @@ class Daemon:
             await _wait(stop, LOOK_S)
 
     async def _cycle_forever(self, stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(self._urgent.set)
+
+        self.controller.ingest.when_urgent(wake)
         next_ns = self._clock.tick_ns()
         while not stop.is_set():
-            await self._one_cycle()
+            self._urgent.clear()  # this one sees it all
+            await self._one_cycle(self.controller.run_once)
             next_ns += self._interval_ns
             late_ns = self._clock.tick_ns() - next_ns
             if late_ns > 0:
                 missed = late_ns // self._interval_ns + 1
                 next_ns += missed * self._interval_ns
                 self._say_late(late_ns + self._interval_ns, missed)
-            await _wait(stop, (next_ns - self._clock.tick_ns()) / SECOND_NS)
+            await self._until(stop, next_ns)
 
-    async def _one_cycle(self) -> None:
+    async def _until(self, stop: asyncio.Event, next_ns: int) -> None:
+        """Waits for the next cycle's time, with cycles out of turn where agents need them."""
+        spacing_s = self._settings.early_cycle_s
+        while not stop.is_set() and (left_ns := next_ns - self._clock.tick_ns()) > 0:
+            if not await _wait(self._urgent, left_ns / SECOND_NS) or stop.is_set():
+                return
+            self._urgent.clear()
+            if spacing_s:
+                await self._one_cycle(self.controller.run_early)
+            left_s = (next_ns - self._clock.tick_ns()) / SECOND_NS
+            await _wait(stop, min(spacing_s or left_s, left_s))
+
+    async def _one_cycle(self, run: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self.controller.run_once()
+            await run()
         except HrapaqError as error:
             self._failed(str(error))
             log.exception("cycle failed")
@@ -200,9 +222,10 @@ def _expose(controller: Controller, listen: str) -> Exposition:
         raise ConfigError(text) from error
 
 
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Whether it happened within the time."""
     try:
         async with asyncio.timeout(seconds):
-            await stop.wait()
+            return await event.wait()
     except TimeoutError:
-        return
+        return False

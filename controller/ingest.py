@@ -20,6 +20,7 @@ from controller.intake import Intake
 from controller.overrides import Overrides
 from controller.settings import ControllerSettings
 from controller.table import Node
+from controller.urgency import Urgency
 from shared.bus import Bus, NatsBus
 from shared.clock import SECOND_NS, Clock
 from shared.errors import BusError, WireError
@@ -67,6 +68,8 @@ class Ingest:
         self._newest_unix_ns = 0  # when the newest message was received
         self._log = RateLimited(logger, clock)
         self._ready = threading.Event()
+        self._urgency = Urgency()
+        self._when_urgent: Callable[[], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._main, name="ingest", daemon=True)
@@ -88,6 +91,15 @@ class Ingest:
     def wait_ready(self, timeout_s: float) -> bool:
         """Whether the stream was read within the time; not when the bus is not there."""
         return self._ready.wait(timeout_s)
+
+    def when_urgent(self, callback: Callable[[], None]) -> None:
+        """Called on the ingest thread whenever `take_urgent` has something new."""
+        self._when_urgent = callback
+
+    def take_urgent(self) -> frozenset[str]:
+        """Nodes whose agents lent, or had too little to lend, since the last call."""
+        with self._lock:
+            return self._urgency.take()
 
     def observe(
         self,
@@ -227,6 +239,7 @@ class Ingest:
                 block = self._intake.check(subject, data, tick_ns, unix_ns)
                 self._fleet.apply(block, tick_ns, unix_ns)
                 self._newest_unix_ns = max(self._newest_unix_ns, unix_ns)
+                urgent = not again and self._urgency.hear(block.node_id, block.loans, tick_ns)
             except WireError as error:
                 if again and error.cause == "duplicate":
                     return
@@ -238,6 +251,9 @@ class Ingest:
                     cause=error.cause,
                     detail=str(error),
                 )
+                return
+        if urgent and self._when_urgent is not None:
+            self._when_urgent()
 
     def _nats_bus(self, on_error: Callable[[Exception], None]) -> Bus:
         return NatsBus(self._settings.bus_servers, "controller-ingest", on_error)

@@ -22,6 +22,7 @@ class ControllerMetrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._cycles = self._counter("cycles", "Cycles that were run to their end.")
+        self._early = self._counter("cycles_early", "Trees that were decided out of turn.")
         self._skipped = self._counter("cycles_skipped", "Cycles left out, the one before ran on.")
         self._failed = self._counter("cycles_failed", "Cycles that ended in an error of our own.")
         self._step_seconds = Histogram(
@@ -69,6 +70,9 @@ class ControllerMetrics:
         self._cycles.inc()
         for step, seconds in seconds_by_step.items():
             self._step_seconds.labels(step).observe(seconds)
+
+    def early(self, trees: int) -> None:
+        self._early.inc(trees)
 
     def cycle_skipped(self, count: int) -> None:
         self._skipped.inc(count)

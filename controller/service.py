@@ -26,6 +26,7 @@ from controller.core.state import (
 )
 from controller.desk import OperatorDesk
 from controller.dispatch import Dispatcher
+from controller.early import urgent_trees
 from controller.events import Broadcast, Happening
 from controller.forecast.live import make_forecaster
 from controller.forecast.protocol import History, Standing
@@ -56,6 +57,14 @@ class Look:
     snapshot: Snapshot
     history: History
     tick_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a decision came to."""
+
+    plans: tuple[VerifiedPlan, ...]
+    outcomes: tuple[PlanOutcome, ...]
 
 
 @dataclass(slots=True)
@@ -153,6 +162,7 @@ class Controller:
             watch = Stopwatch(self._clock)
             self._cycle += 1
             self.adopt_epoch()
+            self.ingest.take_urgent()  # this cycle sees it all
             await self.desk.tidy()
             with watch("snapshot"):
                 look = await self._look()
@@ -161,29 +171,71 @@ class Controller:
                 forecast = found.said.forecast
             with watch("decide"):
                 decision = await asyncio.to_thread(decide, look.snapshot, forecast, self._policy)
-            with watch("audit decision"):
-                recorded = await self._record(look, forecast, decision)
-            with watch("gate"):
-                plans = self._gate(look, decision)
-            self._show(look, found, decision)
-            with watch("audit intent"):
-                audited = await self._audit(plans)
-            busy = {one.verified.plan.root for one in audited}
-            quiet = set(look.snapshot.roots()) - busy
-            with watch("renew"):  # first: nobody's lease waits for what happens on another host
-                if recorded:
-                    await self._renew(look, decision, quiet)
-            with watch("dispatch"):
-                outcomes = await self._dispatch(audited, look)
-                if recorded and self.recorder.healthy:
-                    await self._renew(look, decision, busy, outcomes)
-            with watch("audit acks"):
-                await self._account(outcomes, look)
+            done = await self._act(watch, look, forecast, decision, found)
             with watch("learn"):
                 self._skill = await asyncio.to_thread(
                     update, self._skill, look.snapshot.ids, look.history, forecast
                 )
-            self._finish(watch, look, plans, outcomes)
+            self._finish(watch, look, done)
+
+    async def run_early(self) -> None:
+        """A cycle out of turn for the trees of agents that lent, or had too little to lend. It
+        goes by the last forecast; what was lent is demand (controller.early)."""
+        async with self._turn:
+            view, nodes = self._view, self.ingest.take_urgent()
+            if not nodes or view.forecast is None or view.snapshot is None:
+                return  # before the first cycle: that one will see it
+            self._cycle += 1
+            self.adopt_epoch()
+            whole = await self._look()
+            trees = await asyncio.to_thread(
+                urgent_trees, whole.snapshot, view.forecast, view.snapshot.ids, nodes
+            )
+            self.books.metrics.early(len(trees))
+            await asyncio.gather(*(self._run_tree(whole, *tree) for tree in trees))
+            self.publish()
+
+    async def _run_tree(self, whole: Look, snapshot: Snapshot, forecast: Forecast) -> None:
+        watch = Stopwatch(self._clock)
+        look = replace(whole, snapshot=snapshot)
+        with watch("decide"):
+            decision = await asyncio.to_thread(decide, snapshot, forecast, self._policy)
+        done = await self._act(watch, look, forecast, decision)
+        took_ms = sum(watch.took_ns.values()) // MILLISECOND_NS
+        steps = sum(len(plan.plan.steps) for plan in done.plans)
+        name = snapshot.names[snapshot.roots()[0]]
+        text = f"cycle {snapshot.cycle}, early for {name}: {steps} steps, {took_ms} ms"
+        self.broadcast.tell(Happening("cycle", text))
+
+    async def _act(
+        self,
+        watch: Stopwatch,
+        look: Look,
+        forecast: Forecast,
+        decision: Decision,
+        found: Judged | None = None,
+    ) -> Done:
+        """Records the decision and carries it out; shows it where it is of the whole fleet."""
+        with watch("audit decision"):
+            recorded = await self._record(look, forecast, decision)
+        with watch("gate"):
+            plans = self._gate(look, decision)
+        if found is not None:
+            self._show(look, found, decision)
+        with watch("audit intent"):
+            audited = await self._audit(plans)
+        busy = {one.verified.plan.root for one in audited}
+        quiet = set(look.snapshot.roots()) - busy
+        with watch("renew"):  # first: nobody's lease waits for what happens on another host
+            if recorded:
+                await self._renew(look, decision, quiet)
+        with watch("dispatch"):
+            outcomes = await self._dispatch(audited, look)
+            if recorded and self.recorder.healthy:
+                await self._renew(look, decision, busy, outcomes)
+        with watch("audit acks"):
+            await self._account(outcomes, look)
+        return Done(tuple(plans), tuple(outcomes))
 
     async def _look(self) -> Look:
         agents = self.dispatcher.agents().values()
@@ -307,20 +359,14 @@ class Controller:
             epoch=self.epoch,
         )
 
-    def _finish(
-        self,
-        watch: Stopwatch,
-        look: Look,
-        plans: list[VerifiedPlan],
-        outcomes: list[PlanOutcome],
-    ) -> None:
+    def _finish(self, watch: Stopwatch, look: Look, done: Done) -> None:
         took_ns = sum(watch.took_ns.values())
         self.books.skill(self._skill, self._view.judged)
         self.books.metrics.cycle({name: ns / SECOND_NS for name, ns in watch.took_ns.items()})
         self.publish(cycles=self._view.cycles + 1, last_cycle_ns=took_ns)
         vms = int((look.snapshot.parent >= 0).sum())
-        steps = sum(len(plan.plan.steps) for plan in plans)
-        changed = sum(outcome.memory_changed_bytes for outcome in outcomes)
+        steps = sum(len(plan.plan.steps) for plan in done.plans)
+        changed = sum(outcome.memory_changed_bytes for outcome in done.outcomes)
         text = (
             f"cycle {self._cycle}: {len(look.snapshot.roots())} hosts, {vms} VMs, {steps} steps, "
             f"memory changed by {amount_text(Resource.MEMORY, changed)}, "

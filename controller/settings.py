@@ -172,6 +172,9 @@ class ControllerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     reserve_share: Shares = Shares(cpu=0.05, memory=0.05, io=0.0)
     """Share of a host's capacity kept back for bursts between two cycles."""
+    early_cycle_s: Annotated[float, Meta(ge=0, le=3600)] = 2.0
+    """Least seconds between two cycles out of turn, which decide for the trees of agents that
+    lent of their reserve, or had too little to lend; default 2, 0 switches them off."""
     node_overhead_mib: Amount = 256
     """MiB that the system inside a nested host keeps; default 256. A root says what it gives."""
     vm_overhead_mib: Amount = 32

@@ -23,7 +23,7 @@ from shared.pb import admin_pb2, admin_pb2_grpc
 from shared.pb import commands_pb2 as pb
 from shared.resources import MIB
 from shared.subjects import telemetry_subject
-from shared.telemetry import NodeReadings, NodeSample, VmSample
+from shared.telemetry import Loan, NodeReadings, NodeSample, VmSample
 from shared.testing import NatsServer, VirtualTimeLoop, until
 from shared.wire import encode
 
@@ -42,6 +42,7 @@ class Stage:
     limits: dict[str, int] = field(default_factory=lambda: {RICH: 640 * MIB, POOR: 128 * MIB})
     generation: int = 0
     sequence: int = 0
+    loans: tuple[Loan, ...] = ()
     agents: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     @property
@@ -88,6 +89,7 @@ class Stage:
         return NodeSample(
             HOST, "h", "host", "boot", self.sequence, clock.unix_ns(), clock.tick_ns(), 100,
             generation=self.generation,
+            loans=self.loans,
             levers={"cpu": "none here", "memory": "", "io": "none here"},
             node=NodeReadings(
                 memory_allocatable_bytes=900 * MIB, cpu_allocatable_millicores=8000
@@ -502,6 +504,43 @@ def test_a_daemon_cycles_by_itself_and_stops_when_told_with_an_answer_outstandin
             [step, *_] = daemon.controller.view().plans[-1].outcome.steps
             assert step.result.value == "unknown"
             assert daemon.controller.view().cycles >= 1
+            await bus.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_loan_is_followed_by_a_plan_at_once_and_the_next_cycle_keeps_its_time(tmp_path):
+    """The cycle is five minutes away: what an agent lent, or lacked, cannot wait for it."""
+
+    async def scenario():
+        with NatsServer(tmp_path) as server:
+            said = settings(tmp_path, server.url, "enforce", cycle_interval_s=300.0)
+            daemon = Daemon(said, SystemClock(), "test")
+            bus = NatsBus([server.url], "test", lambda _: None)
+            await bus.connect()
+            stop = asyncio.Event()
+            running = asyncio.create_task(daemon.run(stop))
+            await asyncio.wait_for(daemon.started.wait(), 10)
+            here = Stage(server, daemon, bus, limits={RICH: 400 * MIB, POOR: 200 * MIB})
+            assert await bus.wait_connected(10)
+            async with here.agents:
+                await here.warm_up()
+                agent = await here.agent()
+                await until(lambda: daemon.controller.view().cycles == 1)
+                (renewal,) = agent.renewals[:1] or agent.applies[:1]
+                leashes = {leash.vm_id: leash for leash in renewal.leash}
+                assert leashes[POOR].high_amount == 640 * MIB
+                assert [one.amount for one in renewal.reserve] != []
+                asked = here.limits[POOR] + 200 * MIB
+                here.loans = (Loan(POOR, 1, here.limits[POOR], here.limits[POOR], asked),)
+                await here.report()
+                await until(lambda: here.limits[POOR] >= asked)
+                here.loans = ()
+            stop.set()
+            await asyncio.wait_for(running, 15)
+            assert daemon.controller.view().cycles == 1, "that was none of the regular ones"
+            kinds = [record.kind for record in (await read_audit(bus)).records]
+            assert kinds.count("decision") >= 2, "what is decided early is on the record too"
             await bus.close()
 
     asyncio.run(scenario())
