@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.discover import look, open_hypervisor
+from agent.guest import Guest
 from agent.hypervisor import Hypervisor
 from agent.identity import node_identity
 from agent.metrics import AgentMetrics, Exposition
@@ -96,8 +97,7 @@ class Agent:
         )
         self._pressure = PressureWatch(root, clock)
         self._readiness = Readiness(root, clock, settings.ready_file)
-        interval_ns = int(settings.sample_interval_s * SECOND_NS)
-        watch = ProcessWatch(root, os.getpid(), interval_ns // 2)
+        watch = ProcessWatch(root, os.getpid(), self._interval_ns // 2)
         self._processes = watch if settings.tell_roles else None
         self._said = RateLimited(logger, clock)
         self._bus = NatsBus(settings.bus_servers, f"agent {self.identity.name}", self._on_bus_error)
@@ -108,6 +108,7 @@ class Agent:
             clock,
             self.metrics,
         )
+        self.guest = self._guest(root)
         self.host: Host | None = None
         self._exposition: Exposition | None = None
         self._sequence = 0
@@ -144,6 +145,8 @@ class Agent:
             self._look_every_second(),
             self._readiness.run(),
         ]
+        if self.guest is not None:
+            duties.append(self.guest.run())
         return duties if self.host is None else [*duties, self.host.run()]
 
     async def close(self) -> None:
@@ -221,6 +224,22 @@ class Agent:
         self.metrics.connected("bus", is_connected=self._bus.connected)
         if self.host is not None:
             self.host.count()
+
+    def _guest(self, root: Path) -> Guest | None:
+        """Only a machine that runs on another has somebody to tell."""
+        if "guest" not in self._found.role or not self._settings.tell_need:
+            return None
+        identity, settings = self.identity, self._settings
+        return Guest(
+            root,
+            identity.node_id,
+            identity.boot_id,
+            self._bus,
+            self._readiness,
+            self._clock,
+            self.metrics,
+            settings.sample_interval_s,
+        )
 
     def _on_bus_error(self, error: Exception) -> None:
         self._said.warning("bus", "bus", cause=str(error) or type(error).__name__)

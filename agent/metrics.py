@@ -37,6 +37,11 @@ class AgentMetrics:
             "Highest one-second pressure (PSI some) of the node since the last sample.",
             "resource",
         )
+        self._words = self._counter("words", "Words to the host below: need and readiness.")
+        self._wanted_memory = self._gauge(
+            "wanted_memory_bytes", "What this VM needs above what it has; 0: enough."
+        )
+        self._wanted_cpu = self._gauge("wanted_cpu_millicores", "Likewise, of CPU.")
         self.lease("none")
 
     def sample(self, vms: int) -> None:
@@ -70,6 +75,13 @@ class AgentMetrics:
 
     def pressure_peak(self, resource: str, us_per_s: int) -> None:
         self._pressure.labels(resource).set(us_per_s)
+
+    def word(self) -> None:
+        self._words.inc()
+
+    def wanted(self, memory_bytes: int, cpu_millicores: int) -> None:
+        self._wanted_memory.set(memory_bytes)
+        self._wanted_cpu.set(cpu_millicores)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)

@@ -10,12 +10,15 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from agent.need import Look
 from agent.sample import NodeCounters
 
 _SECTOR_BYTES = 512  # the unit of diskstats, whatever the disk's own sectors are
 _KIB = 1024
 _DISKSTATS_FIELDS_MIN = 14
 _DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
+_MEMINFO_HEAD = 256  # characters; MemTotal and MemAvailable stand in the first three lines
+_PARAVIRTUAL_CLOCKS = frozenset({"kvm-clock", "xen"})
 _NET_DEV_FIELDS_MIN = 9  # of an interface: received bytes are the first, sent ones the ninth
 
 
@@ -42,6 +45,33 @@ def read_counters(root: Path) -> NodeCounters:
         load_milli=parse_loadavg(_text(proc / "loadavg")),
         uptime_ns=parse_uptime(_text(proc / "uptime")),
     )
+
+
+def read_look(root: Path, tick_ns: int) -> Look:
+    """The little that is read twice a second, in a tenth of the time of `read_counters`."""
+    proc = root / "proc"
+    memory = parse_meminfo(_text(proc / "meminfo")[:_MEMINFO_HEAD])
+    stat = _text(proc / "stat")
+    used_ns, steal_ns = parse_stat_cpu(stat, os.sysconf("SC_CLK_TCK"))
+    runnable = parse_runnable(_text(proc / "loadavg"))
+    return Look(
+        tick_ns,
+        memory_total_bytes=memory.get("MemTotal"),
+        memory_available_bytes=memory.get("MemAvailable"),
+        memory_pressure_us=parse_pressure(_text(proc / "pressure/memory")),
+        cpu_count=count_cpus(stat),
+        cpu_used_ns=used_ns,
+        cpu_steal_ns=steal_ns,
+        cpu_pressure_us=parse_pressure(_text(proc / "pressure/cpu")),
+        runnable=None if runnable is None else max(0, runnable - 1),
+    )
+
+
+def has_steal_clock(root: Path) -> bool:
+    """Whether the hypervisor tells this VM what it gave to others: those that give a clock do.
+    Bare emulation does neither, and steal stays 0 whatever is taken."""
+    clocks = _text(root / "sys/devices/system/clocksource/clocksource0/available_clocksource")
+    return any(name in _PARAVIRTUAL_CLOCKS for name in clocks.split())
 
 
 def parse_meminfo(text: str) -> dict[str, int]:
@@ -123,6 +153,13 @@ def parse_loadavg(text: str) -> int | None:
     """/proc/loadavg: mean number of runnable tasks over the last minute, in thousandths."""
     load = _decimal(text.split()[:1])
     return None if load is None else round(load * 1000)
+
+
+def parse_runnable(text: str) -> int | None:
+    """/proc/loadavg: tasks that run or wait for a CPU at the moment."""
+    words = text.split()
+    runnable, _, _ = words[3].partition("/") if len(words) > 3 else ("", "", "")  # noqa: PLR2004
+    return int(runnable) if runnable.isdecimal() else None
 
 
 def parse_uptime(text: str) -> int | None:

@@ -60,6 +60,9 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     io_allocatable_bytes_per_s: Amount | None = None
     """Bytes/s of disk traffic that VMs may have together; default: unknown, and then I/O is left
     alone, because no machine says what its disks can do."""
+    tell_need: bool = True
+    """Whether a VM tells its host when it is short of memory or CPU, and when it is ready; default
+    true. The host gives by what it measures itself, so this costs nobody else anything."""
     tell_roles: bool = True
     """Whether samples say what processes use by role (database, web, ...); default true. Names of
     roles and numbers only: no arguments, environments, paths or names of processes."""

@@ -2,19 +2,24 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.need import Look
 from agent.procfs import (
     count_cpus,
+    has_steal_clock,
     parse_diskstats,
     parse_loadavg,
     parse_meminfo,
     parse_net_dev,
     parse_pressure,
+    parse_runnable,
     parse_stat_cpu,
     parse_uptime,
     read_counters,
+    read_look,
     with_a_device,
 )
 from agent.sample import NodeCounters
@@ -44,6 +49,37 @@ def test_the_whole_fixture() -> None:
 
 def test_an_empty_tree_is_all_unknown(tmp_path: Path) -> None:
     assert read_counters(tmp_path) == NodeCounters()
+
+
+def test_a_quick_look_reads_the_same_figures() -> None:
+    counters = read_counters(ROOT)
+    assert read_look(ROOT, 7) == Look(
+        7,
+        memory_total_bytes=counters.memory_total_bytes,
+        memory_available_bytes=counters.memory_available_bytes,
+        memory_pressure_us=counters.memory_pressure_us,
+        cpu_count=2,
+        cpu_used_ns=counters.cpu_used_ns,
+        cpu_steal_ns=counters.cpu_steal_ns,
+        cpu_pressure_us=counters.cpu_pressure_us,
+        runnable=2,  # of three, one is the agent that looks
+    )
+
+
+def test_a_quick_look_at_nothing_is_all_unknown(tmp_path: Path) -> None:
+    assert read_look(tmp_path, 7) == Look(7)
+
+
+@pytest.mark.parametrize(
+    ("clocks", "tells"), [("tsc kvm-clock \n", True), ("tsc hpet acpi_pm\n", False), ("", False)]
+)
+def test_a_hypervisor_that_gives_a_clock_tells_of_steal(
+    tmp_path: Path, clocks: str, tells: bool
+) -> None:
+    path = tmp_path / "sys/devices/system/clocksource/clocksource0/available_clocksource"
+    path.parent.mkdir(parents=True)
+    path.write_text(clocks)
+    assert has_steal_clock(tmp_path) == tells
 
 
 def test_only_whole_devices_count() -> None:
@@ -76,6 +112,9 @@ def test_details_of_the_formats() -> None:
     assert parse_net_dev("eth0: 1 0 0 0 0 0 0 0 2 0\n", []) is None
     assert parse_loadavg("1.005 0.3 0.1 1/80 4\n") == 1005
     assert [parse_loadavg(text) for text in ("", "nan 1", "-1.0", "1e3", "1.2.3")] == [None] * 5
+    assert [parse_runnable(text) for text in ("1 1 1 3/189 4", "1 1", "1 1 1 x/1 4")] == [3] + [
+        None
+    ] * 2
     assert parse_uptime("0.07 0.01\n") == 70_000_000
     assert parse_uptime("soon\n") is None
 
@@ -89,4 +128,5 @@ def test_no_parser_raises(text: str) -> None:
     parse_diskstats(text, ["sda"])
     parse_net_dev(f"eth0:{text}", ["eth0"])
     parse_loadavg(text)
+    parse_runnable(text)
     parse_uptime(text)

@@ -8,6 +8,7 @@ import pytest
 
 from agent.readiness import Readiness
 from shared.clock import SECOND_NS, FakeClock
+from shared.testing import until
 
 WITHIN_S = 10.0
 UPTIME_NS = 100 * SECOND_NS
@@ -94,12 +95,10 @@ def test_a_cancelled_wait_leaves_no_child(machine: Path, monkeypatch: pytest.Mon
 
     async def scenario() -> int:
         running = asyncio.create_task(Readiness(machine, FakeClock()).run())
-        async with asyncio.timeout(WITHIN_S):
-            while not (pid := said(machine / "pid")):  # noqa: ASYNC110 - another process writes
-                await asyncio.sleep(0.01)
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
-        return int(pid)
+        await until(lambda: said(machine / "pid"))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        return int(said(machine / "pid"))
 
     assert not Path(f"/proc/{asyncio.run(scenario())}").exists()
 
