@@ -149,14 +149,7 @@ def _fallbacks(
     found = []
     for host in sorted({int(snapshot.parent[i]) for i in members if snapshot.parent[i] >= 0}):
         for resource in Resource:
-            children = [
-                c
-                for c in snapshot.children(host)
-                if snapshot.limit[c, resource] != MISSING
-                and snapshot.lever[c, resource]
-                and snapshot.mode[c] > Mode.OBSERVE
-                and snapshot.hold[c] != Hold.FROZEN
-            ]
+            children, leashed = _steered(snapshot, host, resource)
             spare = _spare(snapshot, moved, host, resource)
             base = {c: _lower(snapshot, moved, c, resource) for c in children}
             if spare == 0:
@@ -171,28 +164,43 @@ def _fallbacks(
                 missing = lack.get(child, 0)
                 extra = min(missing, spare * missing // whole) if whole else 0
                 extra = extra // FALLBACK_QUANTUM[resource] * FALLBACK_QUANTUM[resource]
-                goal = base[child] + extra
-                found.append(_fallback(snapshot, moved, child, resource, goal))
+                entry = Fallback(
+                    child, snapshot.ids[child], host, resource, base[child] + extra,
+                    _then(snapshot, moved, child, resource),
+                )  # fmt: skip
+                found.append(_on_leash(snapshot, entry) if child in leashed else entry)
     return tuple(found)
 
 
-def _fallback(
-    snapshot: Snapshot, moved: Moves, machine: int, resource: Resource, amount: int
-) -> Fallback:
-    """With a leash where the agent may act between two plans: bursts do not wait for them."""
-    planned = _then(snapshot, moved, machine, resource)
-    low = high = MISSING
-    if (
-        resource in LENT
-        and snapshot.mode[machine] == Mode.ENFORCE
-        and snapshot.hold[machine] in {Hold.NONE, Hold.STARTING}
-        and snapshot.pin[machine, resource] == MISSING
-    ):
-        low = min(max(int(snapshot.floor[machine, resource]), 0), planned)
-        high = max(_full(snapshot, machine, resource), planned)
-    node = int(snapshot.parent[machine])
-    vm_id = snapshot.ids[machine]
-    return Fallback(machine, vm_id, node, resource, amount, planned, low, high)
+def _steered(snapshot: Snapshot, host: int, resource: Resource) -> tuple[list[int], set[int]]:
+    """Guests of `host` that have a way back, and those that its agent may lend to as well."""
+    guests = np.array(snapshot.children(host), dtype=np.int64)
+    mode, hold = snapshot.mode[guests], snapshot.hold[guests]
+    steered = (
+        (snapshot.limit[guests, resource] != MISSING)
+        & snapshot.lever[guests, resource]
+        & (mode > int(Mode.OBSERVE))
+        & (hold != int(Hold.FROZEN))
+    )
+    leashed = (
+        steered
+        & (mode == int(Mode.ENFORCE))
+        & ((hold == int(Hold.NONE)) | (hold == int(Hold.STARTING)))
+        & (snapshot.pin[guests, resource] == MISSING)
+        & (resource in LENT)
+    )
+    return guests[steered].tolist(), set(guests[leashed].tolist())
+
+
+def _on_leash(snapshot: Snapshot, entry: Fallback) -> Fallback:
+    """Bursts do not wait for a plan: within these bounds the agent acts by itself."""
+    floor = int(snapshot.floor[entry.machine, entry.resource])
+    full = _full(snapshot, entry.machine, entry.resource)
+    return replace(
+        entry,
+        low_amount=min(max(floor, 0), entry.plan_amount),
+        high_amount=max(full, entry.plan_amount),
+    )
 
 
 def _lends(

@@ -16,6 +16,8 @@ When a check cannot be computed, it counts as broken. Knows neither allocator no
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from controller.core.state import (
     MISSING,
     Broken,
@@ -253,26 +255,38 @@ def _way_back(plan: Plan, snapshot: Snapshot, now: Ledger, after: Ledger) -> Ite
 
 
 def _leashes(plan: Plan, snapshot: Snapshot) -> Iterator[Broken]:
-    """I2 and I8 of what agents may do by themselves: as for steps of an enforced plan."""
+    """I2, I5 and I8 of what agents may do by themselves: as for steps of an enforced plan."""
+    leashed = [entry for entry in plan.fallback if entry.has_leash]
+    if not leashed:
+        return
     goal = {(step.machine, step.resource): step.to_amount for step in plan.steps}
-    for entry in plan.fallback:
-        if not entry.has_leash:
-            continue
-        machine, resource = entry.machine, entry.resource
-        now = int(snapshot.limit[machine, resource])
-        planned = goal.get((machine, resource), now)
-        may = (
-            snapshot.mode[machine] == Mode.ENFORCE
-            and snapshot.hold[machine] in {Hold.NONE, Hold.STARTING}
-            and snapshot.pin[machine, resource] == MISSING
-            and bool(snapshot.lever[machine, resource])
-        )
-        if not may:
-            yield Broken("I8", machine, f"its {resource.word} is on a leash and may not move")
+    at = tuple(np.array([(e.machine, e.resource) for e in leashed], dtype=np.int64).T)
+    hold = snapshot.hold[at[0]]
+    may = (
+        (snapshot.mode[at[0]] == int(Mode.ENFORCE))
+        & ((hold == int(Hold.NONE)) | (hold == int(Hold.STARTING)))
+        & (snapshot.pin[at] == MISSING)
+        & snapshot.lever[at]
+    )
+    limit, floor = snapshot.limit[at].tolist(), snapshot.floor[at].tolist()
+    highest = np.where(
+        (snapshot.ceiling[at] == MISSING) | (snapshot.maximum[at] == MISSING),
+        MISSING,
+        np.minimum(snapshot.ceiling[at], snapshot.maximum[at]),
+    ).tolist()
+    for row, entry in enumerate(leashed):
+        word = entry.resource.word
+        planned = goal.get((entry.machine, entry.resource), limit[row])
+        if not may[row]:
+            yield Broken("I8", entry.machine, f"its {word} is on a leash and may not move")
         elif entry.plan_amount != planned or planned == MISSING:
-            yield Broken("I5", machine, f"its leash is tied to another {resource.word} limit")
-        elif not _is_within(entry, snapshot, planned):
-            yield Broken("I2", machine, f"its leash reaches beyond its {resource.word} bounds")
+            yield Broken("I5", entry.machine, f"its leash is tied to another {word} limit")
+        elif not _is_within(entry, min(floor[row], planned), max(highest[row], planned)):
+            yield Broken("I2", entry.machine, f"its leash reaches beyond its {word} bounds")
+
+
+def _is_within(entry: Fallback, lowest: int, highest: int) -> bool:
+    return lowest <= entry.low_amount <= entry.plan_amount <= entry.high_amount <= highest
 
 
 def _lends(plan: Plan, snapshot: Snapshot, then: Ledger) -> Iterator[Broken]:
@@ -296,16 +310,6 @@ def _lends(plan: Plan, snapshot: Snapshot, then: Ledger) -> Iterator[Broken]:
         known = MISSING not in {then[key] for key in keys}
         if not known or capacity is None or held + kept > capacity or lend.amount > reserve:
             yield Broken("I9", host, f"{resource.word}: what may be lent is not there")
-
-
-def _is_within(entry: Fallback, snapshot: Snapshot, planned: int) -> bool:
-    """Whether the leash keeps to the operator's bounds, or to what is planned beyond them."""
-    floor, ceiling, maximum = (
-        int(each[entry.machine, entry.resource])
-        for each in (snapshot.floor, snapshot.ceiling, snapshot.maximum)
-    )
-    highest = planned if MISSING in {ceiling, maximum} else max(min(ceiling, maximum), planned)
-    return min(floor, planned) <= entry.low_amount <= planned <= entry.high_amount <= highest
 
 
 def _ends_within(plan: Plan, snapshot: Snapshot) -> Iterator[Broken]:
