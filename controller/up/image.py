@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,12 @@ def default_cache(environment: dict[str, str] | None = None) -> Path:
     return Path(home) / "hrapaq" / "demo-guest"
 
 
-def prepare_image(places: Places, say: Say) -> GuestImage:
+def prepare_image(
+    places: Places,
+    say: Say,
+    drivers: Sequence[str] = DRIVERS,
+    init: Path = INIT_SCRIPT,
+) -> GuestImage:
     """The image, from the cache where its content is there already.
 
     Raises GuestsUnavailable with what to install where something can neither be found nor fetched.
@@ -63,8 +68,8 @@ def prepare_image(places: Places, say: Say) -> GuestImage:
         raise GuestsUnavailable(f"demo guests need an x86_64 machine, this is {platform.machine()}")
     places.cache.mkdir(parents=True, exist_ok=True)
     busybox = _busybox(places, say)
-    kernel, modules = _kernel(places, say)
-    content = pack(INIT_SCRIPT.read_bytes(), busybox.read_bytes(), modules)
+    kernel, modules = _kernel(places, say, drivers)
+    content = pack(init.read_bytes(), busybox.read_bytes(), modules)
     initrd = places.cache / f"initrd-{hashlib.sha256(content).hexdigest()[:16]}.gz"
     if not initrd.exists():
         _write_whole(initrd, content)
@@ -73,17 +78,19 @@ def prepare_image(places: Places, say: Say) -> GuestImage:
     return GuestImage(kernel, initrd, release)
 
 
-def _kernel(places: Places, say: Say) -> tuple[Path, list[Module]]:
+def _kernel(places: Places, say: Say, wanted: Sequence[str]) -> tuple[Path, list[Module]]:
     for root in (*_unpacked(places, "linux-image-"), places.root):
         for kernel, directory in _kernels(root):
             try:
-                return kernel, modules_in_order(directory, DRIVERS)
+                return kernel, modules_in_order(directory, wanted)
             except FileNotFoundError as missing:
                 say(f"{kernel} is passed over: it has no module {missing}")
-    return next(_fetched_kernels(places, say))
+    return next(_fetched_kernels(places, say, wanted))
 
 
-def _fetched_kernels(places: Places, say: Say) -> Iterator[tuple[Path, list[Module]]]:
+def _fetched_kernels(
+    places: Places, say: Say, wanted: Sequence[str]
+) -> Iterator[tuple[Path, list[Module]]]:
     package = _newest_kernel_package(places)
     # Ubuntu keeps the drivers in a package of their own, named for the same release.
     drivers = package.replace("linux-image-", "linux-modules-")
@@ -91,7 +98,7 @@ def _fetched_kernels(places: Places, say: Say) -> Iterator[tuple[Path, list[Modu
     root = _fetch(places, [package, *separate], say)
     for kernel, directory in _kernels(root):
         try:
-            yield kernel, modules_in_order(directory, DRIVERS)
+            yield kernel, modules_in_order(directory, wanted)
         except FileNotFoundError as missing:
             raise GuestsUnavailable(f"package {package} has no module {missing}") from None
     raise GuestsUnavailable(f"package {package} holds no kernel with its modules")
