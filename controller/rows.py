@@ -1,7 +1,7 @@
 """A View as the messages that operators get. Pure.
 
 A VM's state is one word, or `held: ` and why: the first that holds of stale, frozen, observe,
-held, growing, shrinking, short, pinned, steady.
+held, growing, shrinking, asks for, lent, short, pinned, steady.
 """
 
 import numpy as np
@@ -96,7 +96,18 @@ def state_word(view: View, snapshot: Snapshot, machine: int) -> str:
         return "observe"
     if hold is not Hold.NONE:
         return f"held: {HOLD_TEXT[hold]}"
-    return _movement(view, machine) or _rest(view, snapshot, machine)
+    moving = _movement(view, machine)
+    return moving or _wish(snapshot, machine) or _rest(view, snapshot, machine)
+
+
+def _wish(snapshot: Snapshot, machine: int) -> str:
+    """What its host's agent lent it, or had too little to lend."""
+    wanted, limit = snapshot.wanted[machine], snapshot.limit[machine]
+    asked = [r for r in Resource if wanted[r] != MISSING]
+    unmet = [r for r in asked if wanted[r] > limit[r]]
+    word = "asks for" if unmet else "lent"
+    said = [f"{r.word} {amount_text(r, int(wanted[r]))}" for r in unmet or asked]
+    return f"{word} {', '.join(said)}" if said else ""
 
 
 def _rest(view: View, snapshot: Snapshot, machine: int) -> str:
@@ -293,6 +304,7 @@ def _amounts(view: View, snapshot: Snapshot, machine: int, resource: Resource) -
         short=_short(view, machine, resource) or None,
         used=known(snapshot.used[at]),
         limit=known(snapshot.limit[at]),
+        wanted=known(snapshot.wanted[at]),
         floor=known(snapshot.floor[at]),
         ceiling=known(snapshot.ceiling[at]),
         forecast_p50=None if forecast is None else quantile(forecast, machine, resource, 0.5),

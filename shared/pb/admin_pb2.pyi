@@ -108,7 +108,7 @@ class NodeRow(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., parent_id: _Optional[str] = ..., role: _Optional[str] = ..., connected: _Optional[bool] = ..., age_ms: _Optional[int] = ..., resources: _Optional[_Iterable[_Union[Amounts, _Mapping]]] = ..., levers: _Optional[_Mapping[str, str]] = ..., vms: _Optional[int] = ...) -> None: ...
 
 class Amounts(_message.Message):
-    __slots__ = ("resource", "used", "limit", "capacity", "floor", "ceiling", "forecast_p50", "forecast_p95", "planned", "price_micro", "short", "forecast_skill", "forecast_coverage", "forecast_outcomes", "forecast_method", "forecast_novelty", "forecast_archetype")
+    __slots__ = ("resource", "used", "limit", "capacity", "floor", "ceiling", "forecast_p50", "forecast_p95", "planned", "price_micro", "short", "forecast_skill", "forecast_coverage", "forecast_outcomes", "forecast_method", "forecast_novelty", "forecast_archetype", "wanted")
     RESOURCE_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +126,7 @@ class Amounts(_message.Message):
     FORECAST_METHOD_FIELD_NUMBER: _ClassVar[int]
     FORECAST_NOVELTY_FIELD_NUMBER: _ClassVar[int]
     FORECAST_ARCHETYPE_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
     resource: str
     used: int
     limit: int
@@ -143,7 +144,8 @@ class Amounts(_message.Message):
     forecast_method: str
     forecast_novelty: float
     forecast_archetype: int
-    def __init__(self, resource: _Optional[str] = ..., used: _Optional[int] = ..., limit: _Optional[int] = ..., capacity: _Optional[int] = ..., floor: _Optional[int] = ..., ceiling: _Optional[int] = ..., forecast_p50: _Optional[int] = ..., forecast_p95: _Optional[int] = ..., planned: _Optional[int] = ..., price_micro: _Optional[int] = ..., short: _Optional[int] = ..., forecast_skill: _Optional[float] = ..., forecast_coverage: _Optional[float] = ..., forecast_outcomes: _Optional[int] = ..., forecast_method: _Optional[str] = ..., forecast_novelty: _Optional[float] = ..., forecast_archetype: _Optional[int] = ...) -> None: ...
+    wanted: int
+    def __init__(self, resource: _Optional[str] = ..., used: _Optional[int] = ..., limit: _Optional[int] = ..., capacity: _Optional[int] = ..., floor: _Optional[int] = ..., ceiling: _Optional[int] = ..., forecast_p50: _Optional[int] = ..., forecast_p95: _Optional[int] = ..., planned: _Optional[int] = ..., price_micro: _Optional[int] = ..., short: _Optional[int] = ..., forecast_skill: _Optional[float] = ..., forecast_coverage: _Optional[float] = ..., forecast_outcomes: _Optional[int] = ..., forecast_method: _Optional[str] = ..., forecast_novelty: _Optional[float] = ..., forecast_archetype: _Optional[int] = ..., wanted: _Optional[int] = ...) -> None: ...
 
 class VmsRequest(_message.Message):
     __slots__ = ("node_id",)

@@ -162,6 +162,7 @@ def test_status_nodes_and_vms_say_what_is_known_and_leave_out_what_is_not(tmp_pa
     run(scenario, tmp_path)
 
 
+FULL = (1000, 640 * MIB, None)
 STATES = [
     ({}, "shrinking"),
     ({"mode": Mode.OBSERVE}, "observe"),
@@ -172,6 +173,17 @@ STATES = [
     ({"pin": (None, 640 * MIB, None)}, "pinned"),
     ({"demand": (1000, 560 * MIB, 0), "used": (100, 560 * MIB, None)}, "steady"),
     ({"mode": Mode.RECOMMEND}, "held: waiting for approval"),
+    ({"hold": Hold.STARTING}, "held: starting"),
+    ({"used": (100, 560 * MIB, None), "wanted": (None, 640 * MIB, None)}, "lent memory 640 MiB"),
+    (
+        {
+            "demand": (1000, 560 * MIB, 0),
+            "used": (100, 560 * MIB, None),
+            "maximum": FULL,
+            "wanted": (1500, 900 * MIB, None),
+        },
+        "asks for cpu 1.50 cores, memory 900 MiB",
+    ),
 ]
 
 
