@@ -54,7 +54,7 @@ def status(controller: str | None, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def nodes(controller: str | None, as_json: bool) -> None:
-    """Machines with an agent: hosts and guests that are hosts."""
+    """Machines with an agent: what they have and give, and what it sees inside."""
     from shared.pb import admin_pb2 as pb
 
     _ask(

@@ -144,7 +144,7 @@ def _show(
     """The answer as a table of nodes, children below their parents."""
     from rich.markup import escape
 
-    from controller.ctl_show import console
+    from controller.ctl_tables import console
 
     out = console()
     status = str(told["status"])
@@ -222,7 +222,7 @@ def _from_top(instance: "Instance | CoupledInstance") -> list[tuple[int, int]]:
 def _show_explanation(explanation: "Explanation") -> None:
     from rich.markup import escape
 
-    from controller.ctl_show import console
+    from controller.ctl_tables import console
 
     out = console()
     out.print(f"\n[bold]{escape(explanation.id)}[/]: {escape(explanation.why)}")

@@ -108,7 +108,7 @@ def backtest(
     beside: tuple[str, ...],
 ) -> None:
     """Scores forecasts on recorded traces beside simple peers; asks no controller."""
-    from controller.ctl_show import console
+    from controller.ctl_tables import console
     from controller.forecast.backtest import report
     from controller.forecast.backtest.plot import Fans, draw
     from controller.forecast.backtest.run import Setup

@@ -221,7 +221,7 @@ def _show_records(records: "list[AuditRecord]") -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from controller.ctl_show import console
+    from controller.ctl_tables import console
 
     if not records:
         click.echo("no record of that kind and time")

@@ -1,18 +1,16 @@
 """Replies of the admin service as tables for people and as plain values for --json."""
 
 import json
-import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import click
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from rich.console import Console, JustifyMethod
 from rich.markup import escape
-from rich.table import Table
 
+from controller.ctl_inside import print_inside, print_insides, print_waits
+from controller.ctl_tables import console, print_table, table_of
 from shared.pb import admin_pb2 as pb
 from shared.resources import Resource, amount_text, resource_of
 
@@ -23,14 +21,7 @@ _MEANING = (
 NOVEL = 1.0  # novelty above it: unlike what the network was taught
 WIDE_COLUMNS = 122  # what the table of VMs needs
 AMOUNTS = (">use", ">p50", ">p95", ">grant")
-KEPT_WHOLE = {"VM", "node", "mode", "state", "resource"}
 STATE_STYLE = {"steady": "green", "growing": "cyan", "shrinking": "yellow", "stale": "red"}
-
-
-def console() -> Console:
-    """As wide as the terminal; 160 columns into a pipe, where nothing must be cut off."""
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
-    return Console(width=wide, highlight=False)
 
 
 def show_json(value: object) -> None:
@@ -75,8 +66,9 @@ def show_status(status: pb.Status) -> None:
     )
 
 
-def show_nodes(nodes: Iterable[pb.NodeRow]) -> None:
-    table = _table(
+def show_nodes(nodes: Sequence[pb.NodeRow]) -> None:
+    """What nodes have and give, and below it what their agents see inside."""
+    table = table_of(
         "node",
         "role",
         "agent",
@@ -98,13 +90,14 @@ def show_nodes(nodes: Iterable[pb.NodeRow]) -> None:
             str(node.vms),
             escape(levers_text(node.levers)),
         )
-    _print(table, "no node has reported yet")
+    print_table(table, "no node has reported yet")
+    print_insides(nodes)
 
 
-def show_vms(vms: Iterable[pb.VmRow]) -> None:
+def show_vms(vms: Sequence[pb.VmRow]) -> None:
     wide = console().width >= WIDE_COLUMNS
     headers = ("VM", "mode", "state", "resource", *AMOUNTS, ">bounds")
-    table = _table(*headers) if wide else _table("VM", *AMOUNTS)
+    table = table_of(*headers) if wide else table_of("VM", *AMOUNTS)
     for vm in vms:
         name = escape(vm.name) + (" [magenta](simulated)[/]" if vm.simulated else "")
         about = (name, vm.mode, state_text(vm.state))
@@ -112,7 +105,8 @@ def show_vms(vms: Iterable[pb.VmRow]) -> None:
         for row in _wide_rows(about, amounts) if wide else _narrow_rows(about, amounts):
             table.add_row(*row)
         table.add_section()
-    _print(table, "no VM is known")
+    print_table(table, "no VM is known")
+    print_waits(vms)
     if not wide and table.row_count:
         console().print(f"[dim]mode and bounds: at {WIDE_COLUMNS} columns, or with --json[/]")
 
@@ -122,7 +116,7 @@ def show_forecasts(vms: Sequence[pb.VmRow]) -> None:
     wide = console().width >= WIDE_COLUMNS
     judged = (">skill", ">under p95", "method")
     wide_headers = ("VM", "resource", *AMOUNTS[:3], ">age", *judged)
-    table = _table(*(wide_headers if wide else ("VM", *AMOUNTS[1:3], *judged)))
+    table = table_of(*(wide_headers if wide else ("VM", *AMOUNTS[1:3], *judged)))
     for vm in vms:
         name, age = escape(vm.name), age_text(vm.forecast_age_ms)
         if not wide:
@@ -133,7 +127,7 @@ def show_forecasts(vms: Sequence[pb.VmRow]) -> None:
             cells = first if wide else [f"  {amounts.resource}", *said]
             table.add_row(*cells, *_judged_cells(amounts))
         table.add_section()
-    _print(table, "no VM is known")
+    print_table(table, "no VM is known")
     _print_reasons(vms)
 
 
@@ -188,7 +182,7 @@ def show_plan(plan: pb.PlanReply) -> None:
         )
     if not plan.steps:
         return
-    table = _table(">#", ">phase", "VM", "resource", ">from", ">to", "why", "outcome")
+    table = table_of(">#", ">phase", "VM", "resource", ">from", ">to", "why", "outcome")
     for step in plan.steps:
         table.add_row(
             str(step.index),
@@ -206,6 +200,8 @@ def show_plan(plan: pb.PlanReply) -> None:
 def show_explanation(explanation: pb.Explanation) -> None:
     show_vms([explanation.vm])
     show_forecasts([explanation.vm])
+    if explanation.HasField("inside"):
+        print_inside(explanation.vm.name, explanation.inside)
     for resource in explanation.resources:
         word = resource.resource
         out = console()
@@ -216,7 +212,7 @@ def show_explanation(explanation: pb.Explanation) -> None:
             out.print(escape(resource.forecast_mattered))
         if resource.forecast_unlike:
             out.print(escape(resource.forecast_unlike))
-        table = _table(">level", ">worth", ">less its price", ">enough with", "")
+        table = table_of(">level", ">worth", ">less its price", ">enough with", "")
         for option in resource.options:
             chosen = "[bold green]chosen[/]" if option.level == resource.chosen else ""
             table.add_row(
@@ -279,22 +275,3 @@ def age_text(age_ms: int) -> str:
 def state_text(state: str) -> str:
     style = STATE_STYLE.get(state.split(":", maxsplit=1)[0], "magenta")
     return f"[{style}]{escape(state)}[/]"
-
-
-def _table(*headers: str) -> Table:
-    """A table whose columns named with a leading `>` stand at the right.
-
-    In a narrow terminal amounts and reasons go on in the next line; names stay whole.
-    """
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for header in headers:
-        justify: JustifyMethod = "right" if header[:1] == ">" else "left"
-        table.add_column(header.lstrip(">"), justify=justify, no_wrap=header in KEPT_WHOLE)
-    return table
-
-
-def _print(table: Table, nothing: str) -> None:
-    if table.row_count:
-        console().print(table)
-    else:
-        console().print(nothing)

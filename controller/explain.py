@@ -17,6 +17,7 @@ from controller.core.state import (
     Snapshot,
 )
 from controller.forecast.protocol import NOVEL
+from controller.inside import cpu_waiting, inside_of
 from controller.rows import (
     HOLD_TEXT,
     VALUE_SCALE,
@@ -42,11 +43,12 @@ def explanation(view: View, machine: int) -> pb.Explanation:
     without = without_forecast(view, machine)
     return pb.Explanation(
         found=True,
-        vm=vm_row(view, snapshot, machine),
+        vm=vm_row(view, snapshot, machine, cpu_waiting(view, snapshot)),
         resources=[
             _resource_message(view, _Case(view, snapshot, decision, machine, resource, without))
             for resource in Resource
         ],
+        inside=inside_of(view, snapshot.ids[machine]),
     )
 
 

@@ -106,4 +106,8 @@ def node_info(node: Node) -> NodeInfo:
         role=node.role,
         received_tick_ns=node.received_tick_ns,
         levers=dict(node.levers),
+        readings=node.readings,
+        roles=node.roles,
+        vm_ids=node.vm_ids,
+        vm_delay_us_per_s=node.vm_delay_us_per_s,
     )

@@ -7,9 +7,10 @@ held, growing, shrinking, asks for, lent, short, pinned, steady.
 import numpy as np
 
 from controller.core.allocate.grants import shortfall
-from controller.core.state import MISSING, Broken, Forecast, Hold, Mode, Snapshot
+from controller.core.state import MISSING, Broken, Forecast, Hold, Ints, Mode, Snapshot
 from controller.forecast.empirical import BORROWED
 from controller.forecast.empirical import METHOD as EMPIRICAL
+from controller.inside import cpu_waiting, inside_message, tell_waits
 from controller.outcome import Result, StepOutcome
 from controller.view import REJECTED, WAITING, NodeInfo, PlanRecord, View
 from shared.clock import MILLISECOND_NS
@@ -68,11 +69,13 @@ def vm_rows(view: View, node_id: str = "") -> pb.Vms:
         for machine in np.flatnonzero(snapshot.parent >= 0).tolist()
         if not node_id or snapshot.ids[int(snapshot.parent[machine])] == node_id
     ]
-    return pb.Vms(vms=[vm_row(view, snapshot, machine) for machine in chosen])
+    wait = cpu_waiting(view, snapshot)
+    return pb.Vms(vms=[vm_row(view, snapshot, machine, wait) for machine in chosen])
 
 
-def vm_row(view: View, snapshot: Snapshot, machine: int) -> pb.VmRow:
-    return pb.VmRow(
+def vm_row(view: View, snapshot: Snapshot, machine: int, wait: Ints) -> pb.VmRow:
+    """`wait`: of `cpu_waiting`."""
+    row = pb.VmRow(
         vm_id=snapshot.ids[machine],
         name=snapshot.names[machine],
         node_id=snapshot.ids[int(snapshot.parent[machine])],
@@ -83,6 +86,8 @@ def vm_row(view: View, snapshot: Snapshot, machine: int) -> pb.VmRow:
         priority=int(snapshot.priority[machine]),
         simulated=bool(snapshot.simulated[machine]),
     )
+    tell_waits(row, snapshot, wait, machine)
+    return row
 
 
 def state_word(view: View, snapshot: Snapshot, machine: int) -> str:
@@ -266,6 +271,7 @@ def _node_row(view: View, node: NodeInfo, machine: int | None, now_tick_ns: int)
         connected=agent is not None and agent.connected,
         age_ms=max(now_tick_ns - node.received_tick_ns, 0) // MILLISECOND_NS,
         levers=node.levers,
+        inside=inside_message(node),
     )
     if snapshot is None or machine is None:
         return row

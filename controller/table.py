@@ -1,6 +1,6 @@
 """The arrays and nodes behind the fleet: one slot per machine, the newest word of every node."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -42,6 +42,7 @@ class Node:
     loans: tuple[Loan, ...] = ()  # what its agent lent, or had not to lend, since the last plan
     roles: tuple[RoleUse, ...] = ()
     vm_ids: tuple[str, ...] = ()
+    vm_delay_us_per_s: Sequence[int] = ()  # of each: runnable but not running
     vm_slots: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     foreign: dict[int, Ints] = field(default_factory=dict)  # slot -> readings of another's VM
 
@@ -59,6 +60,7 @@ class Node:
         self.received_tick_ns, self.received_unix_ns = received_tick_ns, received_unix_ns
         self.levers, self.readings = block.levers, block.node
         self.loans, self.roles = block.loans, block.roles
+        self.vm_delay_us_per_s = block.columns["cpu_delay_us_per_s"]
 
     def used(self) -> Ints:
         """(3,) use of the node's own machine, MISSING where unknown."""

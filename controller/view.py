@@ -3,7 +3,7 @@
 Whoever answers operators reads this and nothing else, so an answer never catches a cycle half-way.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from controller.core.state import Broken, Decision, Floats, Forecast, Ints, Plan, Policy, Snapshot
@@ -11,6 +11,7 @@ from controller.forecast.protocol import Said, Standing
 from controller.gate import Approvals
 from controller.outcome import PlanOutcome, StepOutcome
 from controller.sessions import Agent
+from shared.telemetry import NodeReadings, RoleUse
 
 PLANS_MAX = 64  # kept for `hrapaq plan ID`; the audit has all
 
@@ -38,6 +39,10 @@ class NodeInfo:
     role: str
     received_tick_ns: int  # of its newest message, by the controller's clock
     levers: Mapping[str, str]  # resource -> why not; empty text: available
+    readings: NodeReadings = field(default_factory=NodeReadings)
+    roles: tuple[RoleUse, ...] = ()
+    vm_ids: tuple[str, ...] = ()
+    vm_delay_us_per_s: Sequence[int] = ()  # of each: runnable but not running; MISSING: not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ class Nodes(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[NodeRow, _Mapping]]] = ...) -> None: ...
 
 class NodeRow(_message.Message):
-    __slots__ = ("node_id", "name", "parent_id", "role", "connected", "age_ms", "resources", "levers", "vms")
+    __slots__ = ("node_id", "name", "parent_id", "role", "connected", "age_ms", "resources", "levers", "vms", "inside")
     class LeversEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class NodeRow(_message.Message):
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     LEVERS_FIELD_NUMBER: _ClassVar[int]
     VMS_FIELD_NUMBER: _ClassVar[int]
+    INSIDE_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     name: str
     parent_id: str
@@ -105,7 +106,46 @@ class NodeRow(_message.Message):
     resources: _containers.RepeatedCompositeFieldContainer[Amounts]
     levers: _containers.ScalarMap[str, str]
     vms: int
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., parent_id: _Optional[str] = ..., role: _Optional[str] = ..., connected: _Optional[bool] = ..., age_ms: _Optional[int] = ..., resources: _Optional[_Iterable[_Union[Amounts, _Mapping]]] = ..., levers: _Optional[_Mapping[str, str]] = ..., vms: _Optional[int] = ...) -> None: ...
+    inside: Inside
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., parent_id: _Optional[str] = ..., role: _Optional[str] = ..., connected: _Optional[bool] = ..., age_ms: _Optional[int] = ..., resources: _Optional[_Iterable[_Union[Amounts, _Mapping]]] = ..., levers: _Optional[_Mapping[str, str]] = ..., vms: _Optional[int] = ..., inside: _Optional[_Union[Inside, _Mapping]] = ...) -> None: ...
+
+class Inside(_message.Message):
+    __slots__ = ("load_milli", "uptime_ms", "ready_ms", "cpu_steal_millicores", "net_used_bytes_per_s", "cpu_pressure_us_per_s", "memory_pressure_us_per_s", "io_pressure_us_per_s", "memory_pressure_full_us_per_s", "swap_used_bytes", "roles")
+    LOAD_MILLI_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
+    READY_MS_FIELD_NUMBER: _ClassVar[int]
+    CPU_STEAL_MILLICORES_FIELD_NUMBER: _ClassVar[int]
+    NET_USED_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    CPU_PRESSURE_US_PER_S_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_PRESSURE_US_PER_S_FIELD_NUMBER: _ClassVar[int]
+    IO_PRESSURE_US_PER_S_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_PRESSURE_FULL_US_PER_S_FIELD_NUMBER: _ClassVar[int]
+    SWAP_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
+    load_milli: int
+    uptime_ms: int
+    ready_ms: int
+    cpu_steal_millicores: int
+    net_used_bytes_per_s: int
+    cpu_pressure_us_per_s: int
+    memory_pressure_us_per_s: int
+    io_pressure_us_per_s: int
+    memory_pressure_full_us_per_s: int
+    swap_used_bytes: int
+    roles: _containers.RepeatedCompositeFieldContainer[RoleUse]
+    def __init__(self, load_milli: _Optional[int] = ..., uptime_ms: _Optional[int] = ..., ready_ms: _Optional[int] = ..., cpu_steal_millicores: _Optional[int] = ..., net_used_bytes_per_s: _Optional[int] = ..., cpu_pressure_us_per_s: _Optional[int] = ..., memory_pressure_us_per_s: _Optional[int] = ..., io_pressure_us_per_s: _Optional[int] = ..., memory_pressure_full_us_per_s: _Optional[int] = ..., swap_used_bytes: _Optional[int] = ..., roles: _Optional[_Iterable[_Union[RoleUse, _Mapping]]] = ...) -> None: ...
+
+class RoleUse(_message.Message):
+    __slots__ = ("role", "processes", "cpu_used_millicores", "memory_resident_bytes")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    PROCESSES_FIELD_NUMBER: _ClassVar[int]
+    CPU_USED_MILLICORES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    processes: int
+    cpu_used_millicores: int
+    memory_resident_bytes: int
+    def __init__(self, role: _Optional[str] = ..., processes: _Optional[int] = ..., cpu_used_millicores: _Optional[int] = ..., memory_resident_bytes: _Optional[int] = ...) -> None: ...
 
 class Amounts(_message.Message):
     __slots__ = ("resource", "used", "limit", "capacity", "floor", "ceiling", "forecast_p50", "forecast_p95", "planned", "price_micro", "short", "forecast_skill", "forecast_coverage", "forecast_outcomes", "forecast_method", "forecast_novelty", "forecast_archetype", "wanted")
@@ -160,7 +200,7 @@ class Vms(_message.Message):
     def __init__(self, vms: _Optional[_Iterable[_Union[VmRow, _Mapping]]] = ...) -> None: ...
 
 class VmRow(_message.Message):
-    __slots__ = ("vm_id", "name", "node_id", "mode", "state", "resources", "forecast_age_ms", "priority", "simulated")
+    __slots__ = ("vm_id", "name", "node_id", "mode", "state", "resources", "forecast_age_ms", "priority", "simulated", "waits", "short_node_id")
     VM_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -170,6 +210,8 @@ class VmRow(_message.Message):
     FORECAST_AGE_MS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FIELD_NUMBER: _ClassVar[int]
+    SHORT_NODE_ID_FIELD_NUMBER: _ClassVar[int]
     vm_id: str
     name: str
     node_id: str
@@ -179,7 +221,25 @@ class VmRow(_message.Message):
     forecast_age_ms: int
     priority: int
     simulated: bool
-    def __init__(self, vm_id: _Optional[str] = ..., name: _Optional[str] = ..., node_id: _Optional[str] = ..., mode: _Optional[str] = ..., state: _Optional[str] = ..., resources: _Optional[_Iterable[_Union[Amounts, _Mapping]]] = ..., forecast_age_ms: _Optional[int] = ..., priority: _Optional[int] = ..., simulated: _Optional[bool] = ...) -> None: ...
+    waits: _containers.RepeatedCompositeFieldContainer[Wait]
+    short_node_id: str
+    def __init__(self, vm_id: _Optional[str] = ..., name: _Optional[str] = ..., node_id: _Optional[str] = ..., mode: _Optional[str] = ..., state: _Optional[str] = ..., resources: _Optional[_Iterable[_Union[Amounts, _Mapping]]] = ..., forecast_age_ms: _Optional[int] = ..., priority: _Optional[int] = ..., simulated: _Optional[bool] = ..., waits: _Optional[_Iterable[_Union[Wait, _Mapping]]] = ..., short_node_id: _Optional[str] = ...) -> None: ...
+
+class Wait(_message.Message):
+    __slots__ = ("machine_id", "machine", "host_id", "host", "millicores", "share_millicores")
+    MACHINE_ID_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    MILLICORES_FIELD_NUMBER: _ClassVar[int]
+    SHARE_MILLICORES_FIELD_NUMBER: _ClassVar[int]
+    machine_id: str
+    machine: str
+    host_id: str
+    host: str
+    millicores: int
+    share_millicores: int
+    def __init__(self, machine_id: _Optional[str] = ..., machine: _Optional[str] = ..., host_id: _Optional[str] = ..., host: _Optional[str] = ..., millicores: _Optional[int] = ..., share_millicores: _Optional[int] = ...) -> None: ...
 
 class PlanRequest(_message.Message):
     __slots__ = ("plan_id",)
@@ -244,14 +304,16 @@ class ExplainRequest(_message.Message):
     def __init__(self, vm: _Optional[str] = ...) -> None: ...
 
 class Explanation(_message.Message):
-    __slots__ = ("found", "vm", "resources")
+    __slots__ = ("found", "vm", "resources", "inside")
     FOUND_FIELD_NUMBER: _ClassVar[int]
     VM_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    INSIDE_FIELD_NUMBER: _ClassVar[int]
     found: bool
     vm: VmRow
     resources: _containers.RepeatedCompositeFieldContainer[ResourceExplanation]
-    def __init__(self, found: _Optional[bool] = ..., vm: _Optional[_Union[VmRow, _Mapping]] = ..., resources: _Optional[_Iterable[_Union[ResourceExplanation, _Mapping]]] = ...) -> None: ...
+    inside: Inside
+    def __init__(self, found: _Optional[bool] = ..., vm: _Optional[_Union[VmRow, _Mapping]] = ..., resources: _Optional[_Iterable[_Union[ResourceExplanation, _Mapping]]] = ..., inside: _Optional[_Union[Inside, _Mapping]] = ...) -> None: ...
 
 class ResourceExplanation(_message.Message):
     __slots__ = ("resource", "options", "chosen", "why", "price_micro", "without_forecast", "forecast_mattered", "forecast_unlike")

@@ -26,6 +26,7 @@ from shared.errors import DispatchError
 from shared.pb import admin_pb2 as pb
 from shared.pb.admin_pb2_grpc import AdminStub
 from shared.resources import MIB
+from shared.telemetry import NodeReadings, RoleUse
 from shared.testing import FakeBus, until
 
 
@@ -160,6 +161,41 @@ def test_status_nodes_and_vms_say_what_is_known_and_leave_out_what_is_not(tmp_pa
         assert list(other.vms) == []
 
     run(scenario, tmp_path)
+
+
+def with_agents_inside(view: View) -> View:
+    """The host says what its VMs wait for; one VM's own agent tells what runs there."""
+    rich, poor = machine_id("rich"), machine_id("poor")
+    readings = NodeReadings(load_milli=250, uptime_ns=90 * SECOND_NS, ready_ns=17 * SECOND_NS)
+    roles = (RoleUse("session", 4, 0, MIB), RoleUse("web", 2, 150, None))
+    outside = NodeInfo(
+        machine_id("h"), "h", "host", 0, {}, vm_ids=(rich, poor), vm_delay_us_per_s=(80_000, -1)
+    )
+    within = NodeInfo(rich, "rich", "guest", 0, {}, readings, roles)
+    return replace(view, nodes=(outside, within))
+
+
+def test_what_agents_see_inside_is_told_and_who_waits_for_whom(tmp_path):
+    async def scenario(here: Office):
+        host_row, vm_node = (await here.stub.ListNodes(pb.NodesRequest(), timeout=5)).nodes
+        assert not host_row.inside.HasField("load_milli")
+        assert (vm_node.inside.load_milli, vm_node.inside.ready_ms) == (250, 17_000)
+        assert [role.role for role in vm_node.inside.roles] == ["web", "session"], "busiest first"
+        assert not vm_node.inside.roles[0].HasField("memory_resident_bytes")
+        rich, poor = (await here.stub.ListVms(pb.VmsRequest(), timeout=5)).vms
+        [wait] = rich.waits
+        assert (wait.machine, wait.host, wait.millicores, wait.share_millicores) == (
+            "rich", "h", 80, 80,
+        )  # fmt: skip
+        assert rich.short_node_id == machine_id("h")
+        assert (list(poor.waits), poor.short_node_id) == ([], "")
+        told = await here.stub.Explain(pb.ExplainRequest(vm="rich"), timeout=5)
+        assert told.inside.roles[0].processes == 2
+        assert told.vm.short_node_id == machine_id("h")
+        told = await here.stub.Explain(pb.ExplainRequest(vm="poor"), timeout=5)
+        assert not told.HasField("inside")
+
+    run(scenario, tmp_path, change=with_agents_inside)
 
 
 FULL = (1000, 640 * MIB, None)

@@ -21,6 +21,24 @@ from shared.pb.admin_pb2_grpc import AdminServicer, add_AdminServicer_to_server
 from shared.resources import MIB, Resource
 
 WEB, MAIL = "11111111-0000-4000-8000-000000000001", "22222222-0000-4000-8000-000000000002"
+L1 = "33333333-0000-4000-8000-000000000003"
+
+INSIDE = pb.Inside(
+    load_milli=1500, uptime_ms=9 * 86_400_000, ready_ms=17_040,
+    cpu_pressure_us_per_s=123_000, memory_pressure_us_per_s=0, io_pressure_us_per_s=30_000,
+    roles=[
+        pb.RoleUse(role="database", processes=3, cpu_used_millicores=1200,
+                   memory_resident_bytes=800 * MIB),
+        pb.RoleUse(role="web", processes=2, cpu_used_millicores=100, memory_resident_bytes=MIB),
+        pb.RoleUse(role="unread", processes=7),
+    ],
+)  # fmt: skip
+WAITS = [
+    pb.Wait(machine_id=WEB, machine="web", host_id=L1, host="l1-a", millicores=120,
+            share_millicores=120),
+    pb.Wait(machine_id=L1, machine="l1-a", host_id="node-1", host="host-0", millicores=400,
+            share_millicores=200),
+]  # fmt: skip
 
 
 class FixedAdmin(AdminServicer):
@@ -41,6 +59,7 @@ class FixedAdmin(AdminServicer):
     def ListNodes(self, request, context):
         levers = {"memory": "", "io": "cgroup v1 without blkio"}
         row = pb.NodeRow(node_id="node-1", name="host-1", role="host", connected=True)
+        row.inside.CopyFrom(INSIDE)
         row.levers.update(levers)
         return pb.Nodes(nodes=[row])
 
@@ -63,7 +82,8 @@ class FixedAdmin(AdminServicer):
         memory = [memory, io]
         rows = [
             pb.VmRow(vm_id=WEB, name="web", node_id="node-1", mode="enforce", state="steady",
-                     resources=memory, forecast_age_ms=61_000),
+                     resources=memory, forecast_age_ms=61_000, waits=WAITS,
+                     short_node_id="node-1"),
             pb.VmRow(vm_id=MAIL, name="mail", node_id="node-1", simulated=True),
         ]  # fmt: skip
         return pb.Vms(vms=rows)
@@ -85,7 +105,7 @@ class FixedAdmin(AdminServicer):
             forecast_unlike="unlike what the network was taught: [novel]",
         )  # fmt: skip
         vm = pb.VmRow(vm_id=WEB, name="web")
-        return pb.Explanation(found=True, vm=vm, resources=[resource])
+        return pb.Explanation(found=True, vm=vm, resources=[resource], inside=INSIDE)
 
     def Approve(self, request, context):
         return pb.Changed(done=False, detail="plan 3 does not wait for approval")
@@ -138,8 +158,11 @@ def hrapaq(admin):
     [
         ("status", ["cycle 7", "ILL", "[not a tag]", "size 2"]),
         ("nodes", ["host-1", "memory; not io (cgroup v1 without blkio)"]),
+        ("nodes", ["17.0 s", "9 d", "1.50", "12/0/3", "database 1.20 cores 800 MiB, web 0.10"]),
         ("vms", ["web", "256 MiB", "(simulated)"]),
+        ("vms", ["web waits 0.12 cores for l1-a, which waits 0.40 for host-0 (0.20 of it web's)"]),
         ("plan", ["plan 7.0", "256 MiB", "192 MiB", "p95 is 150 MiB"]),
+        ("explain web", ["inside: up 9 d, ready after 17.0 s", "database", "800 MiB", "unread"]),
         ("explain web", ["the best that fits", "97.0%", "chosen", "mattered: [it did]"]),
     ],
 )
