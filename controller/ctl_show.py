@@ -21,7 +21,13 @@ _MEANING = (
 NOVEL = 1.0  # novelty above it: unlike what the network was taught
 WIDE_COLUMNS = 122  # what the table of VMs needs
 AMOUNTS = (">use", ">p50", ">p95", ">grant")
-STATE_STYLE = {"steady": "green", "growing": "cyan", "shrinking": "yellow", "stale": "red"}
+STATE_STYLE = {
+    "steady": "green",
+    "growing": "cyan",
+    "shrinking": "yellow",
+    "stale": "red",
+    "clone": "red bold",
+}
 
 
 def show_json(value: object) -> None:
@@ -83,7 +89,7 @@ def show_nodes(nodes: Sequence[pb.NodeRow]) -> None:
         table.add_row(
             escape(node.name),
             node.role,
-            "[green]connected[/]" if node.connected else "[red]gone[/]",
+            _agent_text(node),
             age_text(node.age_ms),
             use_of_capacity(by_word.get("cpu")),
             use_of_capacity(by_word.get("memory")),
@@ -92,6 +98,12 @@ def show_nodes(nodes: Sequence[pb.NodeRow]) -> None:
         )
     print_table(table, "no node has reported yet")
     print_insides(nodes)
+
+
+def _agent_text(node: pb.NodeRow) -> str:
+    if node.clone:
+        return "[red bold]clone[/]"
+    return "[green]connected[/]" if node.connected else "[red]gone[/]"
 
 
 def show_vms(vms: Sequence[pb.VmRow]) -> None:

@@ -19,6 +19,7 @@ from controller.panel import (
     forecast_part,
     node_info,
     telemetry_part,
+    topology_part,
 )
 from controller.service import Controller
 from controller.settings import ControllerSettings
@@ -197,6 +198,7 @@ class Daemon:
             nodes=tuple(node_info(node) for node in nodes),
             parts=(
                 telemetry_part(status),
+                topology_part(status.troubles),
                 audit,
                 agents_part(agents),
                 forecast_part(controller.standing, self._settings.horizon_s, view.judged),

@@ -9,15 +9,17 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from controller.claims import Trouble
 from controller.core.state import Snapshot
 from controller.fleet import Fleet
 from controller.forecast.protocol import History
 from controller.intake import Intake
 from controller.overrides import Overrides
+from controller.picture import NO_STREAMS, Streams
 from controller.settings import ControllerSettings
 from controller.table import Node
 from controller.urgency import Urgency
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 BusFactory = Callable[[Callable[[Exception], None]], Bus]
 _WAITING_MAX = 65_536  # live messages that wait while the stream is read
 _CATCH_UP_S = 600.0  # for reading what the stream kept
+_TROUBLE_AGAIN_S = 600.0  # what is wrong with the tree stands in the status meanwhile
 _LOOK_S = 0.5  # between two looks at the connection
 
 
@@ -49,6 +52,7 @@ class IngestStatus:
     nodes: int
     contested: int
     circular: int
+    troubles: tuple[Trouble, ...] = ()  # with the tree, as of the newest snapshot
 
 
 class Ingest:
@@ -67,6 +71,7 @@ class Ingest:
         self._waiting: deque[tuple[str, bytes, int, int]] | None = None
         self._newest_unix_ns = 0  # when the newest message was received
         self._log = RateLimited(logger, clock)
+        self._log_topology = RateLimited(logger, clock, _TROUBLE_AGAIN_S)
         self._ready = threading.Event()
         self._urgency = Urgency()
         self._when_urgent: Callable[[], None] | None = None
@@ -106,7 +111,7 @@ class Ingest:
         epoch: int,
         cycle: int,
         overrides: Overrides = Overrides(),  # noqa: B008 - frozen
-        connected: Collection[str] = (),
+        streams: Streams = NO_STREAMS,
     ) -> tuple[Snapshot, History]:
         """The fleet now and its history, in one order. The snapshot is a copy, nothing changes it
         later; windows of the history are read from here as they are needed, at most two steps
@@ -119,8 +124,11 @@ class Ingest:
                 epoch=epoch,
                 cycle=cycle,
                 overrides=overrides,
-                connected=connected,
+                streams=streams,
             )
+            for trouble in self._fleet.troubles:
+                key = trouble.kind, trouble.machine_id
+                self._log_topology.warning(key, trouble.text, kind=key[0], todo=trouble.advice)
             return snapshot, self._fleet.history(snapshot, tick_ns, self._lock)
 
     def nodes(self) -> tuple[Node, ...]:
@@ -149,6 +157,7 @@ class Ingest:
                 nodes=len(self._fleet.table.nodes),
                 contested=counters.contested,
                 circular=counters.circular,
+                troubles=self._fleet.troubles,
             )
 
     # ---- on the thread ----

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 
-from controller.core.state import MISSING, Decision, Mode, Policy, Snapshot, VerifiedPlan
+from controller.core.state import MISSING, Decision, Hold, Mode, Policy, Snapshot, VerifiedPlan
 from controller.dispatch import Renewal
 from controller.outcome import PlanOutcome, Result
 
@@ -18,7 +18,8 @@ def renewals(
 ) -> tuple[Renewal, ...]:
     """One for each host below `roots` that got no command in this cycle, whose readings are fresh
     and whose VMs are not merely observed. Hosts where nobody may move anything are never spoken
-    to."""
+    to, nor is one of which there are two: whose grants would go on? Both walk back by themselves,
+    within what each has."""
     by_root = {outcome.root: outcome for outcome in outcomes}
     commanded = {
         one.step.node for outcome in by_root.values() for one in outcome.steps if one.command_id
@@ -51,5 +52,6 @@ def _hosts(snapshot: Snapshot, root: int, policy: Policy) -> Iterable[int]:
         age_ns = int(snapshot.sample_age_ns[host])
         fresh = age_ns != MISSING and age_ns <= policy.sample_age_ns_max
         modes = snapshot.mode[list(snapshot.children(host))]
-        if fresh and bool((modes > Mode.OBSERVE).any()):
+        is_one = snapshot.hold[host] != Hold.CLONE
+        if fresh and is_one and bool((modes > Mode.OBSERVE).any()):
             yield host

@@ -1,9 +1,10 @@
 """How the controller's parts are, in words. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from controller.claims import Trouble
 from controller.forecast.empirical import BORROWED
 from controller.forecast.empirical import METHOD as EMPIRICAL
 from controller.forecast.protocol import Said, Standing
@@ -14,6 +15,7 @@ from controller.table import Node
 from controller.view import Judged, NodeInfo, Part
 from shared.resources import Resource
 
+_TROUBLES_SHOWN = 3
 _COMPARED_MIN = 20  # series, before their share says anything
 _NOVEL_SHARE_MAX = 0.2  # one in twenty is as usual
 
@@ -27,6 +29,19 @@ def telemetry_part(status: IngestStatus) -> Part:
     if status.lost:
         words.append(f"{status.lost} messages missing in sequences")
     return Part("telemetry", status.alive and status.connected, ", ".join(words))
+
+
+def topology_part(troubles: Sequence[Trouble]) -> Part:
+    """What a person has to put right in the tree of machines."""
+    wrong = [trouble for trouble in troubles if trouble.kind != "orphan"]
+    if not troubles:
+        return Part("topology", healthy=True, detail="every machine has one place")
+    shown = (wrong or list(troubles))[:_TROUBLES_SHOWN]
+    words = [*(trouble.text for trouble in shown), shown[0].advice]
+    more = len(wrong or troubles) - len(shown)
+    if more:
+        words.insert(-1, f"{more} more")
+    return Part("topology", healthy=not wrong, detail="; ".join(words))
 
 
 def audit_part(*, healthy: bool, bus: str, detail: str) -> Part:

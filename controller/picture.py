@@ -4,16 +4,17 @@ What is not known stays MISSING. Words of a VM's host decide; what an agent insi
 itself is kept and shown, it moves nothing.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from controller.core.state import MISSING, RESOURCES, Bools, Hold, Ints, Mode, Snapshot
-from controller.overrides import FLEET, NODE, VM, Overrides
-from controller.settings import ControllerSettings, NodeSettings, Shares, VmSettings, mode_of
+from controller.core.state import MISSING, RESOURCES, Bools, Hold, Ints, Snapshot
+from controller.overrides import Overrides
+from controller.settings import ControllerSettings, Shares
 from controller.table import COLUMN, LIMIT, USED, Node, Table
 from controller.topology import NOBODY, Order, in_order
+from controller.words import Words
 from shared.resources import MIB, Resource
 from shared.telemetry import VmState
 
@@ -28,23 +29,36 @@ class Moment:
     cycle: int
 
 
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Whose agent is there to carry out steps."""
+
+    boots: Mapping[str, str] = field(default_factory=dict)  # node id -> boot id; "": of any boot
+    clones: frozenset[str] = frozenset()  # ids of nodes under which two agents connect
+
+
+NO_STREAMS = Streams()
+
+
 def take_snapshot(
     table: Table,
     settings: ControllerSettings,
     moment: Moment,
     overrides: Overrides,
-    connected: frozenset[str],
-) -> tuple[Snapshot, int]:
-    """The snapshot, and how many machines a circle of reports kept out of it."""
+    streams: Streams,
+    cloned: Collection[int] = (),
+) -> tuple[Snapshot, Ints]:
+    """The snapshot, and the slots of machines that a circle of reports kept out of it. `cloned`:
+    slots of machines that there are two of."""
     hosts = [node for node in table.nodes.values() if node.hosts]
     roots = [node.slot for node in hosts if table.host_of[node.slot] == NOBODY]
     order = in_order(np.array(roots, dtype=np.int64), table.guests(), table.host_of)
     view = _View(table, order, hosts)
-    said = _Said(settings, overrides, order, table.slot_of)
+    said = Words(settings, overrides, order, table.slot_of)
     limit, maximum, used = _amounts(view)
     ceiling = _lower(said.bounds("ceiling"), maximum)
     floor = _lower(_floor(said, view), ceiling)
-    contested = _contested(view)
+    two = _two_hosts(view)
     column = view.column
     snapshot = Snapshot(
         taken_at_unix_ns=moment.unix_ns,
@@ -70,14 +84,14 @@ def take_snapshot(
         pin=said.pins(),
         priority=said.number("priority", 1),
         violation_ppm=said.number("violation_ppm", settings.violation_ppm),
-        mode=said.modes(view),
-        hold=_hold(view, said.frozen(), contested, connected),
+        mode=said.modes(list(view.hosts), view.parent),
+        hold=_hold(view, said.frozen(), two, _with_guests(view, cloned), streams),
         lever=_levers(view),
         generation=view.of_hosts(lambda node: node.generation),
         tick_ns=view.of_hosts(lambda node: node.tick_ns),
         simulated=_simulated(view),
     )
-    return snapshot, len(order.unplaced)
+    return snapshot, order.unplaced
 
 
 class _View:
@@ -120,93 +134,6 @@ class _View:
         return np.maximum(tick_ns - received, 0)
 
 
-class _Said:
-    """What settings and operators say, by the snapshot's order."""
-
-    def __init__(
-        self,
-        settings: ControllerSettings,
-        overrides: Overrides,
-        order: Order,
-        slot_of: Mapping[str, int],
-    ) -> None:
-        self._settings = settings
-        self._overrides = overrides
-        self._order = order
-        self._slot_of = slot_of
-        self.count = len(order.slots)
-        self._vms = [(p, vm) for name, vm in settings.vms.items() if (p := self.place(name)) >= 0]
-
-    def place(self, machine_id: str) -> int:
-        """Of the machine in the snapshot, -1 where it is not there."""
-        slot = self._slot_of.get(machine_id)
-        return -1 if slot is None else int(self._order.place[slot])
-
-    def bounds(self, which: str) -> Ints:
-        """(m, 3) "floor" or "ceiling" as set for single VMs, MISSING elsewhere."""
-        found = np.full((self.count, RESOURCES), MISSING, dtype=np.int64)
-        for place, vm in self._vms:
-            found[place] = _vm_bounds(vm, which)
-        return found
-
-    def default_floor(self) -> Ints:
-        said = self._settings
-        mib = (said.memory_floor_mib, said.io_floor_mib_per_s)
-        return np.array([said.cpu_floor_millicores, mib[0] * MIB, mib[1] * MIB], dtype=np.int64)
-
-    def number(self, name: str, default: int) -> Ints:
-        """(m,) "priority" or "violation_ppm"."""
-        found = np.full(self.count, default, dtype=np.int64)
-        for place, vm in self._vms:
-            said = getattr(vm, name)
-            found[place] = default if said is None else said
-        return found
-
-    def pins(self) -> Ints:
-        found = np.full((self.count, RESOURCES), MISSING, dtype=np.int64)
-        for pin in self._overrides.pins():
-            if (place := self.place(pin.vm_id)) >= 0:
-                found[place, pin.resource] = pin.amount
-        return found
-
-    def frozen(self) -> Bools:
-        found = np.zeros(self.count, dtype=np.bool_)
-        for freeze in self._overrides.freezes():
-            if (place := self.place(freeze.vm_id)) >= 0:
-                found[place] = True
-        return found
-
-    def modes(self, view: _View) -> Ints:
-        """(m,) the nearest word counts: on the VM, on a node above it, on the fleet.
-
-        At each of these an operator's override comes before the settings.
-        """
-        fleet = self._modes(FLEET, {}).get(-1, self._settings.fleet_mode)
-        on_nodes = self._modes(NODE, self._settings.nodes)
-        below: Ints = np.full(self.count, fleet, dtype=np.int64)  # for the guests of a host
-        for place in view.hosts:  # parents first
-            above = below[view.parent[place]] if view.is_guest[place] else fleet
-            below[place] = on_nodes.get(place, above)
-        modes = view.from_parent(below, int(Mode.OBSERVE))
-        for place, mode in self._modes(VM, self._settings.vms).items():
-            if view.is_guest[place]:
-                modes[place] = mode
-        return modes
-
-    def _modes(
-        self, scope: str, table: Mapping[str, VmSettings] | Mapping[str, NodeSettings]
-    ) -> dict[int, Mode]:
-        """By place (-1: the fleet)."""
-        found = {self.place(name): mode_of(said.mode) for name, said in table.items() if said.mode}
-        found.pop(-1, None)
-        for change in self._overrides.modes():
-            if change.scope == scope:
-                found[self.place(change.target)] = change.mode
-        if scope != FLEET:
-            found.pop(-1, None)
-        return found
-
-
 def _amounts(view: _View) -> tuple[Ints, Ints, Ints]:
     """(m, 3) each: limit in force, physical maximum, use.
 
@@ -238,7 +165,7 @@ def _wanted(view: _View) -> Ints:
     return wanted
 
 
-def _floor(said: _Said, view: _View) -> Ints:
+def _floor(said: Words, view: _View) -> Ints:
     floor = said.bounds("floor")
     floor = np.where(floor == MISSING, said.default_floor(), floor)
     floor[~view.is_guest] = MISSING
@@ -264,7 +191,8 @@ def _overhead(view: _View, settings: ControllerSettings) -> Ints:
     """(m, 3) what hosts need besides their guests' limits.
 
     Each guest costs its hypervisor process; a nested host also its own system (a physical one
-    leaves that out of what it gives). A VM on its way in counts here with its limits.
+    leaves that out of what it gives). What is reported here and belongs elsewhere counts like a
+    guest: a VM on its way in needs its room before it is here.
     """
     overhead = np.zeros((view.count, RESOURCES), dtype=np.int64)
     guests = np.bincount(view.parent[view.is_guest], minlength=view.count)
@@ -272,9 +200,22 @@ def _overhead(view: _View, settings: ControllerSettings) -> Ints:
     for place, node in view.hosts.items():
         if view.is_guest[place]:
             overhead[place] += _own_needs(node, settings)
-        for reading in node.foreign.values():
-            overhead[place] += np.maximum(reading[LIMIT], 0)
+        for slot, claim in node.foreign.items():
+            overhead[place] += _room(claim.row, view.table.readings[slot])
+            overhead[place, Resource.MEMORY] += settings.vm_overhead_mib * MIB
     return overhead
+
+
+def _room(row: Ints, elsewhere: Ints) -> Ints:
+    """(3,) of a VM that belongs to another host: its limits here, else there, else all that it
+    could have. Disk traffic without a limit has no amount."""
+    most = np.full(RESOURCES, MISSING, dtype=np.int64)
+    most[Resource.CPU] = row[COLUMN["cpu_maximum_millicores"]]
+    most[Resource.MEMORY] = row[COLUMN["memory_maximum_bytes"]]
+    room = most
+    for limit in (elsewhere[LIMIT], row[LIMIT]):
+        room = np.where(limit == MISSING, room, limit)
+    return np.maximum(room, 0)
 
 
 def _own_needs(node: Node, settings: ControllerSettings) -> Ints:
@@ -299,27 +240,42 @@ def _reserve(view: _View, settings: ControllerSettings, limit: Ints) -> Ints:
     return reserve
 
 
-def _contested(view: _View) -> Bools:
-    """(m,) VMs that two nodes report: they arrive or leave, or somebody cloned them."""
+def _two_hosts(view: _View) -> Bools:
+    """(m,) VMs that two nodes report, where that is to be heeded: they arrive or leave."""
     found = np.zeros(view.count, dtype=np.bool_)
     for node in view.hosts.values():
-        places = view.order.place[list(node.foreign)]
+        heeded = [slot for slot, claim in node.foreign.items() if claim.heeded]
+        places = view.order.place[heeded]
         found[places[places >= 0]] = True
     return found
 
 
-def _hold(view: _View, frozen: Bools, contested: Bools, connected: frozenset[str]) -> Ints:
+def _with_guests(view: _View, slots: Collection[int]) -> Bools:
+    """(m,) these machines and all below them."""
+    found = np.zeros(view.count, dtype=np.bool_)
+    places = view.order.place[list(slots)]
+    found[places[places >= 0]] = True
+    if found.any():
+        for place in view.hosts:  # parents first
+            found[place] |= view.is_guest[place] and found[view.parent[place]]
+        found |= view.is_guest & found[view.parent]
+    return found
+
+
+def _hold(view: _View, frozen: Bools, two: Bools, cloned: Bools, streams: Streams) -> Ints:
     """(m,) the first that holds, in the order of the last lines read upwards."""
     state = view.column("state")
     reachable = np.zeros(view.count, dtype=np.bool_)
     for place, node in view.hosts.items():
-        reachable[place] = node.node_id in connected
+        boot_id = streams.boots.get(node.node_id)
+        reachable[place] = boot_id is not None and boot_id in {"", node.boot_id}
     managed = np.where(view.is_guest, reachable[view.parent], reachable)
     hold = np.where(managed, int(Hold.NONE), int(Hold.UNMANAGED))
     hold[view.is_guest & (state != VmState.RUNNING)] = Hold.NOT_RUNNING
     hold[view.is_guest & (state == VmState.STARTING)] = Hold.STARTING
-    hold[view.is_guest & ((state == VmState.MIGRATING) | contested)] = Hold.MIGRATING
+    hold[view.is_guest & ((state == VmState.MIGRATING) | two)] = Hold.MIGRATING
     hold[frozen] = Hold.FROZEN
+    hold[cloned] = Hold.CLONE
     return hold.astype(np.int64)
 
 
@@ -341,13 +297,6 @@ def _simulated(view: _View) -> Bools:
 
 def _older(age_ns: Ints, by_ns: Ints) -> Ints:
     return np.where(age_ns == MISSING, MISSING, age_ns + by_ns)
-
-
-def _vm_bounds(vm: VmSettings, which: str) -> list[int]:
-    cpu = getattr(vm, f"cpu_{which}_millicores")
-    in_mib = (getattr(vm, f"memory_{which}_mib"), getattr(vm, f"io_{which}_mib_per_s"))
-    scaled = [MISSING if amount is None else amount * MIB for amount in in_mib]
-    return [MISSING if cpu is None else cpu, *scaled]
 
 
 def _in_order(shares: Shares) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":

@@ -1,7 +1,7 @@
 """A View as the messages that operators get. Pure.
 
-A VM's state is one word, or `held: ` and why: the first that holds of stale, frozen, observe,
-held, growing, shrinking, asks for, lent, short, pinned, steady.
+A VM's state is one word, or `held: ` and why: the first that holds of clone, stale, frozen,
+observe, held, growing, shrinking, asks for, lent, short, pinned, steady.
 """
 
 import numpy as np
@@ -23,6 +23,7 @@ HOLD_TEXT = {
     Hold.NOT_RUNNING: "not running",
     Hold.UNMANAGED: "the agent of its host is not connected",
     Hold.STARTING: "starting",
+    Hold.CLONE: "there are two machines of its UUID, or of its host's",
 }
 # With these a step is under way or done; anything else holds the VM where it is.
 MOVING = {None, Result.APPLIED, Result.PARTIAL, Result.UNKNOWN, Result.DRY_RUN}
@@ -93,6 +94,8 @@ def vm_row(view: View, snapshot: Snapshot, machine: int, wait: Ints) -> pb.VmRow
 def state_word(view: View, snapshot: Snapshot, machine: int) -> str:
     age_ns = int(snapshot.sample_age_ns[machine])
     hold = Hold(int(snapshot.hold[machine]))
+    if hold is Hold.CLONE:
+        return "clone"
     if age_ns == MISSING or age_ns > view.policy.sample_age_ns_max:
         return "stale"
     if hold is Hold.FROZEN:
@@ -278,6 +281,7 @@ def _node_row(view: View, node: NodeInfo, machine: int | None, now_tick_ns: int)
     parent = int(snapshot.parent[machine])
     row.parent_id = snapshot.ids[parent] if parent >= 0 else ""
     row.vms = len(snapshot.children(machine))
+    row.clone = snapshot.hold[machine] == Hold.CLONE
     for resource in Resource:
         amounts = _amounts(view, snapshot, machine, resource)
         table = snapshot.capacity if parent < 0 else snapshot.limit

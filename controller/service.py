@@ -37,6 +37,7 @@ from controller.leases import renewals
 from controller.metrics import ControllerMetrics
 from controller.outcome import PlanOutcome
 from controller.panel import judged
+from controller.picture import Streams
 from controller.recorder import Recorder
 from controller.settings import ControllerSettings
 from controller.store import claim_epoch
@@ -239,13 +240,13 @@ class Controller:
 
     async def _look(self) -> Look:
         agents = self.dispatcher.agents().values()
-        connected = [agent.node_id for agent in agents if agent.connected]
-        return await asyncio.to_thread(self._observe, connected)
+        streams = Streams({one.node_id: one.boot_id for one in agents if one.connected})
+        return await asyncio.to_thread(self._observe, streams)
 
-    def _observe(self, connected: Collection[str]) -> Look:
+    def _observe(self, streams: Streams) -> Look:
         tick_ns = self._clock.tick_ns()
         snapshot, history = self.ingest.observe(
-            self.epoch, self._cycle, self.desk.overrides, connected
+            self.epoch, self._cycle, self.desk.overrides, streams
         )
         return Look(snapshot, history, tick_ns)
 

@@ -195,7 +195,11 @@ class ControllerSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     node_messages_per_minute: Count = 120
     """Messages of one node per minute, more are dropped; default 120, agents send 6."""
     node_expiry_s: Seconds = 600.0
-    """Seconds of silence after which a node and its VMs leave the picture; default 600."""
+    """Seconds of silence after which a node and its VMs leave the picture; default 600. A nested
+    host that its own host says runs stays as it was, up to `forget_s`; nothing moves in it."""
+    clone_after_s: Seconds = 60.0
+    """Seconds for which two hosts must both say that one VM runs there until it is held as a clone;
+    default 60. A migration ends within a sampling interval of either."""
     forget_s: Seconds = 7200.0
     """Seconds after which the history of a VM that is gone is dropped; default two hours."""
     replay_window_s: Seconds = 7200.0

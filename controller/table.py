@@ -20,6 +20,17 @@ USED = np.array(
 
 
 @dataclass(slots=True)
+class Claim:
+    """What a node says of a VM that is another's; changes with each message and each look."""
+
+    row: Ints  # readings, by COLUMN
+    since_tick_ns: int  # it stands in every message of the node since, by our clock
+    heeded: bool = False  # it holds the VM still
+    both_tick_ns: int | None = None  # since when both hosts say that the VM runs
+    clone: bool = False  # they have said so for too long to be a migration
+
+
+@dataclass(slots=True)
 class Node:
     """The newest message of one node; changes with each."""
 
@@ -37,6 +48,7 @@ class Node:
     sampled_at_unix_ns: int = 0  # by the agent's wall clock
     received_tick_ns: int = 0  # by our clock
     received_unix_ns: int = 0
+    since_tick_ns: int = 0  # when it was first heard, by our clock
     levers: dict[str, str] = field(default_factory=dict)
     readings: NodeReadings = field(default_factory=NodeReadings)
     loans: tuple[Loan, ...] = ()  # what its agent lent, or had not to lend, since the last plan
@@ -44,7 +56,10 @@ class Node:
     vm_ids: tuple[str, ...] = ()
     vm_delay_us_per_s: Sequence[int] = ()  # of each: runnable but not running
     vm_slots: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    foreign: dict[int, Ints] = field(default_factory=dict)  # slot -> readings of another's VM
+    foreign: dict[int, Claim] = field(default_factory=dict)  # by slot
+    doubted_until_tick_ns: int = 0  # what it claims came to nothing: until then it is not heeded
+    said_to_be_vm: bool = False  # by another that says it is none itself
+    clone_tick_ns: int | None = None  # when two machines were last seen to speak under its id
 
     @property
     def hosts(self) -> bool:
@@ -92,6 +107,8 @@ class Table:
         self.nodes: dict[int, Node] = {}  # by slot
         self.readings: Ints = np.full((room, len(COLUMN)), MISSING, dtype=np.int64)
         self.host_of: Ints = np.full(room, NOBODY, dtype=np.int64)
+        self.home_of: Ints = np.full(room, NOBODY, dtype=np.int64)  # who last had it by right
+        self.held_tick_ns: Ints = np.zeros(room, dtype=np.int64)  # since when `host_of` is so
         self.received_tick_ns: Ints = np.zeros(room, dtype=np.int64)  # of `readings`
         self.seen_tick_ns: Ints = np.zeros(room, dtype=np.int64)  # by anybody
         self._free = list(range(room - 1, -1, -1))
@@ -119,6 +136,13 @@ class Table:
         """Slots of the VMs that a node has."""
         return np.flatnonzero(self.host_of != NOBODY)
 
+    def give(self, slot: int, host: int, tick_ns: int, *, by_right: bool) -> None:
+        """The machine runs on `host` (a slot or NOBODY) from now on."""
+        self.host_of[slot] = host
+        self.held_tick_ns[slot] = tick_ns
+        if by_right or self.home_of[slot] == NOBODY:
+            self.home_of[slot] = host
+
     def forget(self, before_tick_ns: int) -> Ints:
         """Frees the slots of machines that nobody has or is and that were last seen before."""
         idle = (self.host_of == NOBODY) & (self.seen_tick_ns < before_tick_ns)
@@ -131,7 +155,9 @@ class Table:
             del self.slot_of[self.ids[slot]]
             self.ids[slot] = self.names[slot] = ""
             self.seen_tick_ns[slot] = 0
+            self.home_of[slot] = NOBODY
             self._free.append(slot)
+        self.home_of[np.isin(self.home_of, slots)] = NOBODY
         return np.array(slots, dtype=np.int64)
 
     def _double(self) -> None:
@@ -139,8 +165,10 @@ class Table:
         self.ids += [""] * room
         self.names += [""] * room
         self.readings = np.concatenate([self.readings, np.full_like(self.readings, MISSING)])
-        self.host_of = np.concatenate([self.host_of, np.full_like(self.host_of, NOBODY)])
-        for name in ("received_tick_ns", "seen_tick_ns"):
+        for name in ("host_of", "home_of"):
+            held = getattr(self, name)
+            setattr(self, name, np.concatenate([held, np.full_like(held, NOBODY)]))
+        for name in ("received_tick_ns", "seen_tick_ns", "held_tick_ns"):
             held = getattr(self, name)
             setattr(self, name, np.concatenate([held, np.zeros_like(held)]))
         self._free += range(2 * room - 1, room - 1, -1)

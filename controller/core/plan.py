@@ -142,8 +142,8 @@ def _fallbacks(
     their full size; the burst reserve is not shared out, since it may be lent when the lease ends.
     A host that is over-full has no spare: there bases are cut towards the floors until they fit,
     so that what comes down by itself is not lent out again by silence.
-    What is observed or frozen has no way back and what is pinned goes nowhere: silence gives no
-    leave to move them either (I8).
+    What is observed, frozen or a clone has no way back and what is pinned goes nowhere: silence
+    gives no leave to move them either (I8).
     """
     moved = {(s.machine, s.resource): s for s in steps}
     found = []
@@ -180,7 +180,7 @@ def _steered(snapshot: Snapshot, host: int, resource: Resource) -> tuple[list[in
         (snapshot.limit[guests, resource] != MISSING)
         & snapshot.lever[guests, resource]
         & (mode > int(Mode.OBSERVE))
-        & (hold != int(Hold.FROZEN))
+        & ~np.isin(hold, (int(Hold.FROZEN), int(Hold.CLONE)))
     )
     leashed = (
         steered

@@ -40,6 +40,7 @@ class Hold(IntEnum):
     NOT_RUNNING = 3
     UNMANAGED = 4  # nobody can carry out a step: its host's agent is not connected
     STARTING = 5  # it has not said yet that it is ready
+    CLONE = 6  # there are two machines of this identity, or of that of its host
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ I4 rate       what one step may take, by kind
 I5 order      steps start from what is in force, phases rise, every interleaving keeps I1
 I6 freshness  nothing moves on readings that are stale or missing
 I7 authority  the plan is of this epoch and of the agents' present generation
-I8 opt-out    observed, frozen, migrating, stopped, pinned elsewhere: does not move
+I8 opt-out    observed, frozen, migrating, cloned, stopped, pinned elsewhere: does not move
 I9 way back   growth alone reaches the fallback from every prefix, within capacity
 I10 audit     not here: `dispatch` takes only what the audit stream has acknowledged
 

@@ -79,7 +79,7 @@ class Nodes(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[NodeRow, _Mapping]]] = ...) -> None: ...
 
 class NodeRow(_message.Message):
-    __slots__ = ("node_id", "name", "parent_id", "role", "connected", "age_ms", "resources", "levers", "vms", "inside")
+    __slots__ = ("node_id", "name", "parent_id", "role", "connected", "age_ms", "resources", "levers", "vms", "inside", "clone")
     class LeversEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +97,7 @@ class NodeRow(_message.Message):
     LEVERS_FIELD_NUMBER: _ClassVar[int]
     VMS_FIELD_NUMBER: _ClassVar[int]
     INSIDE_FIELD_NUMBER: _ClassVar[int]
+    CLONE_FIELD_NUMBER: _ClassVar[int]
     node_id: str
     name: str
     parent_id: str
@@ -107,7 +108,8 @@ class NodeRow(_message.Message):
     levers: _containers.ScalarMap[str, str]
     vms: int
     inside: Inside
-    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., parent_id: _Optional[str] = ..., role: _Optional[str] = ..., connected: _Optional[bool] = ..., age_ms: _Optional[int] = ..., resources: _Optional[_Iterable[_Union[Amounts, _Mapping]]] = ..., levers: _Optional[_Mapping[str, str]] = ..., vms: _Optional[int] = ..., inside: _Optional[_Union[Inside, _Mapping]] = ...) -> None: ...
+    clone: bool
+    def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., parent_id: _Optional[str] = ..., role: _Optional[str] = ..., connected: _Optional[bool] = ..., age_ms: _Optional[int] = ..., resources: _Optional[_Iterable[_Union[Amounts, _Mapping]]] = ..., levers: _Optional[_Mapping[str, str]] = ..., vms: _Optional[int] = ..., inside: _Optional[_Union[Inside, _Mapping]] = ..., clone: _Optional[bool] = ...) -> None: ...
 
 class Inside(_message.Message):
     __slots__ = ("load_milli", "uptime_ms", "ready_ms", "cpu_steal_millicores", "net_used_bytes_per_s", "cpu_pressure_us_per_s", "memory_pressure_us_per_s", "io_pressure_us_per_s", "memory_pressure_full_us_per_s", "swap_used_bytes", "roles")

@@ -203,6 +203,7 @@ STATES = [
     ({}, "shrinking"),
     ({"mode": Mode.OBSERVE}, "observe"),
     ({"hold": Hold.FROZEN}, "frozen"),
+    ({"hold": Hold.CLONE, "mode": Mode.OBSERVE}, "clone"),
     ({"hold": Hold.MIGRATING}, "held: migrating"),
     ({"hold": Hold.UNMANAGED}, "held: the agent of its host is not connected"),
     ({"sample_age_ns": 3600 * SECOND_NS}, "stale"),

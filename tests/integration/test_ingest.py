@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from controller.ingest import Ingest
+from controller.picture import Streams
 from controller.settings import ControllerSettings
 from shared.bus import NatsBus
 from shared.clock import SECOND_NS, SystemClock
@@ -107,7 +108,7 @@ def test_what_agents_publish_is_in_the_snapshot(server):
         assert ingest.wait_ready(10)
         publish(server, sample(1), sample(2))
         wait(lambda: ingest.status().messages == 2)
-        snapshot, history = ingest.observe(epoch=3, cycle=4, connected={HOST})
+        snapshot, history = ingest.observe(epoch=3, cycle=4, streams=Streams({HOST: ""}))
         assert snapshot.ids == (HOST, GUEST)
         assert snapshot.used[1].tolist() == [20, -1, -1]
         assert (snapshot.epoch, snapshot.cycle) == (3, 4)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from controller.bookkeeping import Books
+from controller.claims import Trouble
 from controller.core.state import Forecast
 from controller.forecast.protocol import Said, Standing
 from controller.forecast.skill import SkillBook
 from controller.metrics import ControllerMetrics
-from controller.panel import forecast_part, judged
+from controller.panel import forecast_part, judged, topology_part
 
 LSTM = "lstm+mixture"
 
@@ -93,3 +94,18 @@ def test_metrics_count_series_by_method_without_the_reason():
     metrics.series(shown(2, standing).series)
     counted = gauges(metrics, "hrapaq_controller_forecast_series", "method")
     assert counted == {"mixture": 2.0, "empirical": 2.0, "empirical+neighbours": 1.0}
+
+
+def test_what_is_wrong_with_the_tree_stands_in_a_line_with_what_to_do():
+    clones = [
+        Trouble("clone", str(i), f"vm{i}", (), f"vm{i} is two", "part them") for i in range(5)
+    ]
+    orphan = Trouble("orphan", "o", "lonely", (), "nobody has lonely", "look for its host")
+    assert topology_part(()).healthy
+    part = topology_part((orphan, *clones))
+    assert (part.healthy, part.detail) == (
+        False,
+        "vm0 is two; vm1 is two; vm2 is two; 2 more; part them",
+    )
+    alone = topology_part((orphan,))
+    assert (alone.healthy, alone.detail) == (True, "nobody has lonely; look for its host")

@@ -130,6 +130,7 @@ def test_what_may_not_move_has_no_way_back_to_go():
         host("h", 4 * GIB),
         Machine("seen", "h", mode=Mode.OBSERVE, **half),
         Machine("held", "h", hold=Hold.FROZEN, **half),
+        Machine("twice", "h", hold=Hold.CLONE, **half),
         Machine("pin", "h", pin=(500, 256 * MIB, None), **half),
         Machine("free", "h", **half),
     ]
