@@ -30,8 +30,7 @@ install_host() {
     /opt/hrapaq/bin/python -c 'import libvirt' 2>/dev/null ||
         die "libvirt-python is missing: apt install python3-libvirt and make the environment with" \
             "--system-site-packages, or pip install 'hrapaq[host]'"
-    put systemd/hrapaq.sysusers.conf /etc/sysusers.d/hrapaq.conf
-    systemd-sysusers hrapaq.conf
+    make_user hrapaq hrapaq-host
     if [ -d /etc/polkit-1/rules.d ]; then
         put polkit/60-hrapaq.rules /etc/polkit-1/rules.d/60-hrapaq.rules
     fi
@@ -42,6 +41,7 @@ install_host() {
 
 install_guest() {
     needs hrapaq-agent
+    make_user hrapaq
     put_units hrapaq-agent-guest.service
     example agent-guest agent
     done_with agent.toml hrapaq-agent-guest
@@ -73,7 +73,7 @@ remove() {
     fi
     rm -f $units/hrapaq.slice $units/hrapaq-agent.service $units/hrapaq-agent-guest.service \
         $units/hrapaq-agent-restore.service $units/hrapaq-controller.service \
-        $units/hrapaq-nats.service /etc/sysusers.d/hrapaq.conf /etc/polkit-1/rules.d/60-hrapaq.rules
+        $units/hrapaq-nats.service /etc/sysusers.d/hrapaq*.conf /etc/polkit-1/rules.d/60-hrapaq.rules
     systemctl daemon-reload
     say "removed; what is left: rm -r /opt/hrapaq $settings /var/lib/hrapaq-agent" \
         "/var/lib/private/hrapaq*; userdel hrapaq"
@@ -85,6 +85,11 @@ needs() {
 
 put() {
     install -D -m 0644 "$here/$1" "$2"
+}
+
+make_user() {
+    for file in "$@"; do put "systemd/$file.sysusers.conf" "/etc/sysusers.d/$file.conf"; done
+    for file in "$@"; do systemd-sysusers "$file.conf"; done
 }
 
 put_units() {
