@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.metrics import AgentMetrics
 from agent.need import Need, NeedJudge
-from agent.procfs import has_steal_clock, read_look
+from agent.procfs import LookReader, has_steal_clock
 from agent.psi import PsiTriggers
 from agent.readiness import Readiness
 from shared.bus import Bus
@@ -48,7 +48,8 @@ class Guest:
         metrics: AgentMetrics,
         interval_s: float = 10.0,
     ) -> None:
-        self._root = root
+        self._reader = LookReader(root)
+        self._pressure = root / "proc/pressure/memory"
         self._subject = guest_subject(node_id)
         self._boot_id = boot_id
         self._bus = bus
@@ -75,10 +76,11 @@ class Guest:
         self._stalled.set()
 
     async def run(self) -> None:
-        pressure = self._root / "proc/pressure/memory"
-        triggers = PsiTriggers([pressure], STALL_US, STALL_WINDOW_US, lambda _: self._stalled.set())
+        triggers = PsiTriggers(
+            [self._pressure], STALL_US, STALL_WINDOW_US, lambda _: self._stalled.set()
+        )
         if triggers.refused:  # no loss: the totals are read all the same
-            logger.info("no PSI trigger", extra={"cause": triggers.refused[pressure]})
+            logger.info("no PSI trigger", extra={"cause": triggers.refused[self._pressure]})
         try:
             while True:
                 self._stalled.clear()  # before the look: what comes during it counts for the next
@@ -89,11 +91,12 @@ class Guest:
                         await asyncio.sleep(LOOK_AGAIN_S)
         finally:
             triggers.close()
+            self._reader.close()
 
     async def look(self) -> None:
         """Looks once, and says what is to be said."""
         tick_ns = self._clock.tick_ns()
-        self._judge.judge(read_look(self._root, tick_ns))
+        self._judge.judge(self._reader.look(tick_ns))
         self._note()
         word = GuestWord(
             self._boot_id,

@@ -49,6 +49,7 @@ WARM_UP_SAMPLES = 3  # the first asks each VM for its XML and limits, which is n
 IDLE_S = 10.0  # of the daemon alone, before there is an agent
 CALL_PAUSE_S = 1.0  # a tick finds caches cold, calls back to back do not
 HOST_GATE_MIB, GUEST_GATE_MIB, CPU_GATE_PERCENT = 64, 36, 1.0
+GUEST_CPU_GATE_PERCENT = 0.2
 
 
 def main() -> None:
@@ -79,6 +80,7 @@ def compare(vms: Vms, directory: Path, seconds: float, interval_s: float, rounds
             of_host = memory_of(host.pid), *map(memory_of, children_of(host.pid))
         with agent("guest", at, directory, "none", interval_s) as guest:
             wait_for_samples(guest, WARM_UP_SAMPLES)
+            say_guest_cpu(guest, seconds)
             say_memory(of_host, memory_of(guest.pid))
         if vms.connection is not None:
             say_import()
@@ -214,6 +216,20 @@ def say_cpu(spent: Spent, idle_share: float) -> None:
     ]
     rows = [[name, *_shares(cpu, spent), limit] for name, cpu, limit in lines if cpu is not None]
     say_table(["", "% of a core", "ms per sample", "gate"], rows)
+
+
+def say_guest_cpu(guest: Agent, seconds: float) -> None:
+    """Of the guest role on this machine, with the processes that it has here."""
+    time.sleep(guest.interval_s / 2)
+    before, began = cpu_seconds(guest.pid), time.monotonic()
+    time.sleep(seconds)
+    spent, took = cpu_seconds(guest.pid) - before, time.monotonic() - began
+    processes = sum(entry.name.isdecimal() for entry in Path("/proc").iterdir())
+    say(f"\nCPU of a guest agent, {processes} processes, two looks a second, over {took:.0f} s")
+    share = f"{100 * spent / took:.2f}"
+    say_table(
+        ["", "% of a core", "gate"], [["guest agent", share, f"<= {GUEST_CPU_GATE_PERCENT:g} %"]]
+    )
 
 
 def _shares(cpu: float, spent: Spent) -> tuple[str, str]:

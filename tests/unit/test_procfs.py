@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from agent.need import Look
 from agent.procfs import (
+    LookReader,
     count_cpus,
     has_steal_clock,
     parse_diskstats,
@@ -19,7 +20,6 @@ from agent.procfs import (
     parse_stat_cpu,
     parse_uptime,
     read_counters,
-    read_look,
     with_a_device,
 )
 from agent.sample import NodeCounters
@@ -52,8 +52,8 @@ def test_an_empty_tree_is_all_unknown(tmp_path: Path) -> None:
 
 
 def test_a_quick_look_reads_the_same_figures() -> None:
-    counters = read_counters(ROOT)
-    assert read_look(ROOT, 7) == Look(
+    counters, reader = read_counters(ROOT), LookReader(ROOT)
+    assert reader.look(7) == Look(
         7,
         memory_total_bytes=counters.memory_total_bytes,
         memory_available_bytes=counters.memory_available_bytes,
@@ -64,10 +64,22 @@ def test_a_quick_look_reads_the_same_figures() -> None:
         cpu_pressure_us=counters.cpu_pressure_us,
         runnable=2,  # of three, one is the agent that looks
     )
+    reader.close()
 
 
 def test_a_quick_look_at_nothing_is_all_unknown(tmp_path: Path) -> None:
-    assert read_look(tmp_path, 7) == Look(7)
+    reader = LookReader(tmp_path)
+    assert reader.look(7) == Look(7)
+    reader.close()
+
+
+def test_looks_at_open_files_see_what_changes(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    reader, path = LookReader(tmp_path), tmp_path / "proc/loadavg"
+    for runnable in (4, 1):
+        path.write_text(f"0 0 0 {runnable}/9 9\n")
+        assert reader.look(1).runnable == runnable - 1
+    reader.close()
 
 
 @pytest.mark.parametrize(
