@@ -55,14 +55,14 @@ def cgroup_version(root: Path = CGROUP_ROOT) -> str:
     return "none"
 
 
-def our_cgroups(root: Path = CGROUP_ROOT) -> list[Path]:
+def our_cgroups(root: Path = CGROUP_ROOT, mark: str = f"{OURS}-demo") -> list[Path]:
     """Control groups of our guests, the deepest first, so that they can be removed in order."""
     found = []
     for directory, below, _ in os.walk(root):
         path = Path(directory)
         if len(path.relative_to(root).parts) >= CGROUP_DEPTH_MAX:
             below.clear()
-        if any(f"{OURS}-demo" in part.replace("\\x2d", "-") for part in path.parts):
+        if any(mark in part.replace("\\x2d", "-") for part in path.parts):
             found.append(path)
     return sorted(found, key=lambda path: len(path.parts), reverse=True)
 
