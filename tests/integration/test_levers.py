@@ -5,192 +5,69 @@ kernel with traffic control; a nested Debian has both.
 """
 
 import asyncio
-import contextlib
 import dataclasses
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import pytest
+from lever_guests import (
+    DISK,
+    NETWORK,
+    ROOT,
+    Guest,
+    Host,
+    Spec,
+    Traffic,
+    actual_mib,
+    host,
+    moves,
+    play,
+    until,
+    wait_for,
+    why_no_traffic_control,
+)
 
-from agent.act import Executor
-from agent.admission import Admitted
+from agent.cgroup import memory_guard_reason
 from agent.hypervisor import VmReading
 from agent.libvirt_host import LibvirtHypervisor
-from agent.sampler import Sampler, Share
-from agent.steps import Outcome, Step, StepResult
-from controller.up.image import GuestImage, Places, default_cache, prepare_image
-from controller.up.libvirtd import Libvirt, connect
-from controller.up.probe import require_qemu
+from agent.memory_guard import GuardedHypervisor, hand_back
+from agent.steps import Outcome
+from agent.vm_cgroups import VmCgroups
 from shared.clock import SystemClock
-from shared.errors import GuestsUnavailable
+from shared.errors import GuestsUnavailable, HypervisorError
 from shared.resources import MIB, Resource
 
-DEADLINE_S = 90.0
-DRIVERS = ("virtio_pci", "virtio_balloon", "virtio_blk", "virtio_mem", "virtio_net")
-INIT = Path(__file__).with_name("lever_init.sh")
-ROOT = Path("/")
-
-Scenario = Callable[[LibvirtHypervisor], Coroutine[Any, Any, None]]
-
 
 @pytest.fixture(scope="module")
-def image() -> GuestImage:
+def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    entered = host(tmp_path_factory.mktemp("libvirt"))
     try:
-        require_qemu()
-        return prepare_image(Places(default_cache()), print, DRIVERS, INIT)
+        with entered as found:
+            yield found
     except GuestsUnavailable as reason:
         pytest.skip(str(reason))
 
 
-@pytest.fixture(scope="module")
-def libvirt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Libvirt]:
-    if os.geteuid() != 0:
-        pytest.skip("a session hypervisor has no cgroups")
-    service = Libvirt(tmp_path_factory.mktemp("libvirt"), print)
-    try:
-        service.start()
-    except GuestsUnavailable as reason:
-        service.stop()
-        pytest.skip(str(reason))
-    yield service
-    service.stop()
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    words: str = ""  # of the guest's kernel command line
-    plugged_mib: int | None = None  # of 512 MiB of virtio-mem; None: without, but a balloon
-    devices: str = ""
-    tuning: str = ""
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """QEMU's own user must reach what lies in it."""
-    with tempfile.TemporaryDirectory(prefix="hrapaq-lever-") as name:
-        path = Path(name)
-        path.chmod(0o755)
-        yield path
-
-
-@contextlib.contextmanager
-def guest(libvirt: Libvirt, image: GuestImage, folder: Path, spec: Spec) -> Iterator[str]:
-    """Its id, once it is up; destroyed at the end."""
-    for source, name in ((image.kernel, "kernel"), (image.initrd, "initrd")):
-        shutil.copy(source, folder / name)
-        (folder / name).chmod(0o644)
-    vm_id, console = str(uuid4()), folder / "console"
-    connection: Any = connect(libvirt.uri)
-    domain = connection.createXML(domain_xml(spec, vm_id, folder), 0)
-    try:
-        wait_for(lambda: console.exists() and "ready" in console.read_text(), "the guest boots")
-        yield vm_id
-    finally:
-        domain.destroy()
-        connection.close()
-
-
-def domain_xml(spec: Spec, vm_id: str, folder: Path) -> str:
-    total, virtio_mem, numa = 512, "", ""
-    if spec.plugged_mib is not None:
-        total = 256 + 512
-        numa = "<numa><cell id='0' cpus='0' memory='256' unit='MiB'/></numa>"
-        virtio_mem = (
-            "<memory model='virtio-mem'><target><size unit='MiB'>512</size><node>0</node>"
-            "<block unit='MiB'>4</block>"
-            f"<requested unit='MiB'>{spec.plugged_mib}</requested></target></memory>"
-        )
-    return f"""<domain type='qemu'><name>hrapaq-lever-{vm_id[:8]}</name><uuid>{vm_id}</uuid>
-    <maxMemory slots='2' unit='MiB'>1024</maxMemory><memory unit='MiB'>{total}</memory>
-    <vcpu>1</vcpu>{spec.tuning}
-    <os><type arch='x86_64' machine='pc'>hvm</type><kernel>{folder}/kernel</kernel>
-     <initrd>{folder}/initrd</initrd><cmdline>console=ttyS0 mitigations=off quiet panic=1
-      memhp_default_state=online_movable {spec.words}</cmdline></os>
-    <features><acpi/></features><cpu mode='maximum'>{numa}</cpu>
-    <devices><controller type='usb' model='none'/>
-     <serial type='file'><source path='{folder}/console'/></serial>{virtio_mem}{spec.devices}
-     <memballoon model='virtio' freePageReporting='on'><stats period='1'/></memballoon>
-    </devices></domain>"""
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < until, f"not within {DEADLINE_S} s: {what}"
-        time.sleep(0.1)
-
-
-def play(libvirt: Libvirt, scenario: Scenario, kind: type[LibvirtHypervisor] = LibvirtHypervisor):
-    async def with_hypervisor() -> None:
-        hypervisor = kind(libvirt.uri, SystemClock())
-        try:
-            await scenario(hypervisor)
-        finally:
-            await hypervisor.close()
-
-    asyncio.run(with_hypervisor())
-
-
-async def until(condition: Callable[[], Coroutine[Any, Any, object]], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not await condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
-        await asyncio.sleep(0.2)
-
-
-async def moves(
-    hypervisor: Any, vm_id: str, from_mib: int, to_mib: int, deadline_ms: int = 20_000
-) -> tuple[StepResult, Executor]:
-    """One step, as a command would bring it."""
-    clock = SystemClock()
-    sampler = Sampler(ROOT, hypervisor, clock, Share(memory_bytes=8192 * MIB))
-    executor = Executor(hypervisor, clock, sampler.sample_of)
-
-    async def is_heard() -> bool:
-        return (await sampler.readings()).vms[vm_id].memory_used_bytes is not None
-
-    await until(is_heard, "fresh guest statistics")
-    step = Step(0, vm_id, Resource.MEMORY, from_mib * MIB, to_mib * MIB, deadline_ms=deadline_ms)
-    readings = await sampler.readings()
-    (result,) = await executor.carry_out([Admitted(step)], readings, lambda _step: None)
-    return result, executor
-
-
-async def actual_mib(hypervisor: LibvirtHypervisor, vm_id: str) -> int:
-    return ((await hypervisor.read(vm_id)).memory_actual_bytes or 0) // MIB
-
-
-def requested_mib(libvirt: Libvirt, vm_id: str) -> int:
-    connection: Any = connect(libvirt.uri)
-    xml = connection.lookupByUUIDString(vm_id).XMLDesc(0)
-    connection.close()
-    return int(xml.split("<requested unit='KiB'>")[1].split("<")[0]) // 1024
-
-
-def test_virtio_mem_is_moved_in_blocks_and_its_balloon_left_alone(libvirt, image, folder):
+def test_virtio_mem_is_moved_in_blocks_and_its_balloon_left_alone(here):
     async def scenario(hypervisor: LibvirtHypervisor) -> None:
         async def is_plugged() -> bool:
-            return await actual_mib(hypervisor, vm_id) == 256 + 128
+            return await actual_mib(hypervisor, guest.vm_id) == 256 + 128
 
         await until(is_plugged, "the memory of the start is plugged")
-        (vm,) = [each for each in await hypervisor.read_all() if each.vm_id == vm_id]
+        (vm,) = [each for each in await hypervisor.read_all() if each.vm_id == guest.vm_id]
         assert vm.memory_maximum_bytes == 768 * MIB
         assert vm.memory_blocks is not None and vm.memory_blocks.fixed_bytes == 256 * MIB
-        grown, _ = await moves(hypervisor, vm_id, 384, 642)
+        grown, _ = await moves(hypervisor, guest.vm_id, 384, 642)
         assert (grown.outcome, grown.after_amount) == (Outcome.APPLIED, 640 * MIB)
-        assert requested_mib(libvirt, vm_id) == 640 - 256
-        shrunk, _ = await moves(hypervisor, vm_id, 640, 320)
+        assert guest.requested_mib() == 640 - 256
+        shrunk, _ = await moves(hypervisor, guest.vm_id, 640, 320)
         assert (shrunk.outcome, shrunk.after_amount) == (Outcome.APPLIED, 320 * MIB)
-        assert requested_mib(libvirt, vm_id) == 64
+        assert guest.requested_mib() == 64
 
-    with guest(libvirt, image, folder, Spec(plugged_mib=128)) as vm_id:
-        play(libvirt, scenario)
+    with Guest(here, Spec(plugged_mib=128)) as guest:
+        play(here, scenario)
 
 
 class Boasting(LibvirtHypervisor):
@@ -210,22 +87,20 @@ def _claiming(vm: VmReading) -> VmReading:
     return dataclasses.replace(vm, memory_usable_bytes=claimed, memory_unused_bytes=claimed)
 
 
-def test_memory_in_use_is_not_unplugged_and_the_lever_is_left_alone(libvirt, image, folder):
+def test_memory_in_use_is_not_unplugged_and_the_request_is_taken_back(here):
     async def scenario(hypervisor: LibvirtHypervisor) -> None:
-        wait_for(lambda: "holds" in (folder / "console").read_text(), "memory is in use")
-        result, executor = await moves(hypervisor, vm_id, 640, 384, deadline_ms=5000)
+        wait_for(lambda: guest.says("holds"), "memory is in use")
+        result, executor = await moves(hypervisor, guest.vm_id, 640, 384, deadline_ms=5000)
         assert result.outcome in {Outcome.PARTIAL, Outcome.NO_EFFECT}
         assert result.after_amount is not None and result.after_amount > 480 * MIB
-        # The request is taken back: it must not be fulfilled at some later moment.
-        await until(lambda: _is_at_rest(hypervisor, vm_id), "nothing moves any more")
-        left = await actual_mib(hypervisor, vm_id)
-        assert abs(requested_mib(libvirt, vm_id) + 256 - left) <= 4
-        if result.outcome is Outcome.NO_EFFECT:
-            assert (vm_id, Resource.MEMORY) in executor.quarantined()
+        await until(lambda: _is_at_rest(hypervisor, guest.vm_id), "nothing moves any more")
+        left_mib = await actual_mib(hypervisor, guest.vm_id)
+        assert abs(guest.requested_mib() + 256 - left_mib) <= 4
+        quarantined = (guest.vm_id, Resource.MEMORY) in executor.quarantined()
+        assert quarantined == (result.outcome is Outcome.NO_EFFECT)
 
-    words = "hrapaq.hold_mib=480"
-    with guest(libvirt, image, folder, Spec(words, plugged_mib=384)) as vm_id:
-        play(libvirt, scenario, Boasting)
+    with Guest(here, Spec("hrapaq.hold_mib=480", plugged_mib=384)) as guest:
+        play(here, scenario, Boasting)
 
 
 async def _is_at_rest(hypervisor: LibvirtHypervisor, vm_id: str) -> bool:
@@ -234,13 +109,151 @@ async def _is_at_rest(hypervisor: LibvirtHypervisor, vm_id: str) -> bool:
     return before == await actual_mib(hypervisor, vm_id)
 
 
-def test_a_guest_without_the_driver_has_no_effect_and_is_quarantined(libvirt, image, folder):
+def test_a_guest_without_the_driver_has_no_effect_and_is_quarantined(here):
     async def scenario(hypervisor: LibvirtHypervisor) -> None:
-        result, executor = await moves(hypervisor, vm_id, 256, 384, deadline_ms=2000)
+        result, executor = await moves(hypervisor, guest.vm_id, 256, 384, deadline_ms=2000)
         assert result.outcome is Outcome.NO_EFFECT
-        assert (vm_id, Resource.MEMORY) in executor.quarantined()
-        assert requested_mib(libvirt, vm_id) == 0
+        assert (guest.vm_id, Resource.MEMORY) in executor.quarantined()
+        assert guest.requested_mib() == 0
 
-    words = "hrapaq.without=virtio_mem"
-    with guest(libvirt, image, folder, Spec(words, plugged_mib=0)) as vm_id:
-        play(libvirt, scenario)
+    with Guest(here, Spec("hrapaq.without=virtio_mem", plugged_mib=0)) as guest:
+        play(here, scenario)
+
+
+def test_a_guest_that_takes_pages_back_is_slowed_and_lives(here):
+    why_not = memory_guard_reason(ROOT)
+    if why_not:
+        pytest.skip(why_not)
+
+    async def scenario(hypervisor: LibvirtHypervisor) -> None:
+        guarded = GuardedHypervisor(hypervisor, SystemClock())
+        shrunk, _ = await moves(guarded, guest.vm_id, 512, 128)
+        assert shrunk.outcome in {Outcome.APPLIED, Outcome.PARTIAL}
+        granted = shrunk.after_amount or 0
+        group = _memory_group(guest.vm_id)
+
+        async def is_tight() -> bool:
+            await guarded.read_all()
+            return _high_bytes(group) <= granted + 300 * MIB
+
+        await until(is_tight, "the guard comes down with the resident memory")
+        high = _high_bytes(group)
+        assert high >= granted + 256 * MIB
+        guest.domain.setMemory(512 * 1024)  # nobody asked the agent
+        wait_for(lambda: _current_bytes(group) > high - 8 * MIB, "the guest fills it")
+        reached = _current_bytes(group)
+        await asyncio.sleep(3)
+        assert not guest.says("holds")
+        assert _current_bytes(group) < reached + 24 * MIB
+        assert _events(group)["high"] > 0 and _events(group)["oom_kill"] == 0
+        assert guest.domain.isActive()
+        await hand_back(guarded)
+        assert _high_bytes(group) > 2**60
+        wait_for(lambda: guest.says("holds"), "it goes on as before")
+
+    words = "hrapaq.hold_mib=420 hrapaq.taken_mib=300"
+    with Guest(here, Spec(words)) as guest:
+        play(here, scenario)
+
+
+def _memory_group(vm_id: str) -> Path:
+    """Where libvirt sets the VM's memory limits: below systemd's scope in a group of its own."""
+    groups = VmCgroups(ROOT)
+    groups.pressures([vm_id])
+    scope = groups.cgroup(vm_id).places["memory"].directory
+    return scope / "libvirt" if (scope / "libvirt").is_dir() else scope
+
+
+def _high_bytes(group: Path) -> int:
+    text = (group / "memory.high").read_text().strip()
+    return 2**62 if text == "max" else int(text)
+
+
+def _current_bytes(group: Path) -> int:
+    return int((group / "memory.current").read_text())
+
+
+def _events(group: Path) -> dict[str, int]:
+    pairs = (line.split() for line in (group / "memory.events").read_text().splitlines())
+    return {name: int(count) for name, count in pairs}
+
+
+def test_vms_share_a_cpu_that_is_short_by_their_grants(here):
+    """Quotas alone would leave them 0.6 and 0.4 of the CPU, since both ask for more."""
+
+    async def scenario(hypervisor: LibvirtHypervisor) -> None:
+        await hypervisor.read_all()
+        await hypervisor.set_limit(large.vm_id, Resource.CPU, 900)
+        await hypervisor.set_limit(small.vm_id, Resource.CPU, 300)
+        await asyncio.sleep(1)
+        before, began = (large.cpu_s(), small.cpu_s()), time.monotonic()
+        await asyncio.sleep(6)
+        took = time.monotonic() - began
+        had = (large.cpu_s() - before[0]) / took, (small.cpu_s() - before[1]) / took
+        assert had[1] < 0.33
+        assert 2.2 < had[0] / had[1] < 4.0, had
+        await hypervisor.set_limit(small.vm_id, Resource.CPU, 1000)
+        assert (await hypervisor.read(small.vm_id)).cpu_quota_millicores is None
+
+    words = Spec("hrapaq.spin=1", cpus="0")
+    with Guest(here, words) as large, Guest(here, words) as small:
+        play(here, scenario)
+
+
+def test_a_disk_is_written_no_faster_than_its_limit(here):
+    async def scenario(hypervisor: LibvirtHypervisor) -> None:
+        await hypervisor.read_all()
+        try:
+            await hypervisor.set_limit(guest.vm_id, Resource.IO, 2 * MIB)
+        except HypervisorError as why_not:
+            pytest.skip(str(why_not))
+        assert (await hypervisor.read(guest.vm_id)).io_limit_bytes_per_s == 2 * MIB
+        await asyncio.sleep(1)
+        before, began = guest.written_bytes(), time.monotonic()
+        await asyncio.sleep(6)
+        rate = (guest.written_bytes() - before) / (time.monotonic() - began)
+        assert 0.5 * MIB < rate < 3 * MIB, rate
+
+    with Guest(here, Spec(devices=DISK)) as guest:
+        wait_for(lambda: guest.written_bytes() > 32 * MIB, "it writes")
+        play(here, scenario)
+
+
+def test_traffic_keeps_to_its_limit_both_ways(here):
+    why_not = why_no_traffic_control()
+    if why_not:
+        pytest.skip(why_not)
+
+    async def scenario(hypervisor: LibvirtHypervisor) -> None:
+        (vm,) = [each for each in await hypervisor.read_all() if each.vm_id == guest.vm_id]
+        assert vm.net_bytes is not None and vm.net_bytes > 2 * MIB
+        free = await asyncio.to_thread(traffic.rates, 3)
+        await hypervisor.set_net_limit(guest.vm_id, MIB)
+        assert (await hypervisor.read(guest.vm_id)).net_limit_bytes_per_s == MIB
+        await asyncio.sleep(2)
+        limited = await asyncio.to_thread(traffic.rates, 6)
+        assert min(free) > 2 * max(limited), (free, limited)
+        assert max(limited) < 1.25 * MIB, (free, limited)
+        await hypervisor.set_net_limit(guest.vm_id, None)
+        vm = await hypervisor.read(guest.vm_id)
+        assert vm.net_limit_bytes_per_s is None and vm.net_found_bytes_per_s is None
+        await asyncio.sleep(2)
+        again = await asyncio.to_thread(traffic.rates, 3)
+        assert min(again) > 2 * max(limited), again
+        print("bytes/s free, limited to 1 MiB/s, free again:", free, limited, again)  # noqa: T201 - measured
+
+    with Guest(here, Spec(devices=NETWORK)) as guest, closing(Traffic()) as traffic:
+        wait_for(lambda: traffic.sent_bytes and traffic.received_bytes, "both ways flow")
+        wait_for(lambda: traffic.received_bytes > 2 * MIB, "it flows")
+        play(here, scenario)
+
+
+def test_an_interface_without_a_tap_says_why_not(here):
+    async def scenario(hypervisor: LibvirtHypervisor) -> None:
+        await hypervisor.read_all()
+        with pytest.raises(HypervisorError, match="type user"):
+            await hypervisor.set_net_limit(guest.vm_id, MIB)
+
+    user = "<interface type='user'><model type='virtio'/></interface>"
+    with Guest(here, Spec(devices=user)) as guest:
+        play(here, scenario)
