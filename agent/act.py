@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from agent.admission import Admitted, Readings, admit, after, refused
 from agent.guard import Refused
-from agent.hypervisor import Hypervisor, VmReading
+from agent.hypervisor import BEGINNINGS, Hypervisor, VmEvent, VmEventKind, VmReading
+from agent.quarantine import Quarantine
 from agent.steps import (
     QUANTUM,
     Outcome,
@@ -22,13 +23,12 @@ from agent.steps import (
     is_unchanged,
     limit_of,
 )
-from shared.clock import MILLISECOND_NS, SECOND_NS, Clock
+from shared.clock import MILLISECOND_NS, Clock
 from shared.errors import HypervisorError, VmGone
 from shared.resources import Resource, amount_text
 from shared.telemetry import VmSample
 
 IN_FLIGHT_MAX = 4  # calls per libvirt connection that do not yet stall the others
-QUARANTINE_NS = 600 * SECOND_NS
 POLL_S_MIN = 0.25
 POLL_S_MAX = 1.0
 
@@ -51,7 +51,8 @@ class Executor:
         self._clock = clock
         self._to_sample = to_sample
         self._pause = pause
-        self._quarantine: dict[tuple[str, Resource], tuple[int, str]] = {}  # until tick, why
+        self._quarantine = Quarantine()
+        hypervisor.listen(self._hear)
 
     async def carry_out(
         self,
@@ -79,14 +80,21 @@ class Executor:
 
     def quarantined(self) -> Mapping[tuple[str, Resource], str]:
         """Levers that lately had no effect, and why they are left alone; they age out."""
-        now = self._clock.tick_ns()
-        self._quarantine = {k: v for k, v in self._quarantine.items() if v[0] > now}
-        return {lever: why for lever, (_, why) in self._quarantine.items()}
+        return self._quarantine.at(self._clock.tick_ns())
+
+    def judging(self, readings: Readings) -> Readings:
+        """The readings with what is in quarantine now."""
+        return replace(
+            readings, quarantined=self.quarantined(), growable=self._quarantine.growable()
+        )
 
     def forget_all_but(self, vm_ids: Iterable[str]) -> None:
         """What is remembered of VMs that are gone goes, so that memory does not grow for ever."""
-        there = set(vm_ids)
-        self._quarantine = {k: v for k, v in self._quarantine.items() if k[0] in there}
+        self._quarantine.keep_only(vm_ids)
+
+    def _hear(self, event: VmEvent) -> None:
+        if event.kind in BEGINNINGS or event.kind is VmEventKind.REBOOTED:
+            self._quarantine.forget(event.vm_id)
 
     async def _step(self, planned: Admitted, run: "_Run", room: asyncio.Semaphore) -> StepResult:
         async with room:
@@ -174,14 +182,15 @@ class Executor:
             why = failure or "the effect could not be measured"
             return StepResult(step.index, Outcome.FAILED, why, limit, reached)
         if is_unchanged(step.resource, reached, step.to_amount):
+            self._quarantine.worked(step.lever)
             outcome = Outcome.PARTIAL if admitted.cut else Outcome.APPLIED
             return StepResult(step.index, outcome, admitted.cut, limit, reached)
         detail = await self._reset(step, reached)
         progress = (reached - limit) * (1 if step.to_amount > limit else -1)
         if progress >= QUANTUM[step.resource]:
             return StepResult(step.index, Outcome.PARTIAL, detail, limit, reached)
-        until = self._clock.tick_ns() + QUARANTINE_NS
-        self._quarantine[step.lever] = (until, "it had no effect lately; left alone for a while")
+        shrinking = step.to_amount < limit
+        self._quarantine.failed(step.lever, self._clock.tick_ns(), shrinking=shrinking)
         return StepResult(step.index, Outcome.NO_EFFECT, detail, limit, reached)
 
     async def _reset(self, step: Step, reached: int) -> str:
@@ -207,7 +216,7 @@ class Executor:
                 memory_major_faults_per_s=known.memory_major_faults_per_s,
             )
         vms = {**readings.vms, vm.vm_id: vm}
-        return replace(readings, vms=vms, quarantined=self.quarantined())
+        return self.judging(replace(readings, vms=vms))
 
 
 @dataclass(slots=True)

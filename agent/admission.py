@@ -47,6 +47,7 @@ class Readings:
     stats_age_ns_max: int  # older guest statistics do not count
     levers: Mapping[str, str] = field(default_factory=dict)  # resource -> why it does not work
     quarantined: Mapping[tuple[str, Resource], str] = field(default_factory=dict)  # lever -> why
+    growable: frozenset[tuple[str, Resource]] = frozenset()  # of these, what may grow all the same
     blocks: Mapping[str, MemoryBlocks] = field(default_factory=dict)  # by VM, where it has some
 
 
@@ -129,7 +130,9 @@ def _immovable(step: Step, vm: VmSample, limit: int, readings: Readings) -> Step
         return refused(step, "I8", "the VM is starting: nothing is taken from it yet", limit)
     if vm.state not in MOVABLE:
         return refused(step, "I8", f"the VM is {vm.state.name.lower().replace('_', ' ')}", limit)
-    why = readings.levers.get(step.resource.word) or readings.quarantined.get(step.lever)
+    why = readings.levers.get(step.resource.word)
+    if step.to_amount < limit or step.lever not in readings.growable:
+        why = why or readings.quarantined.get(step.lever)
     return refused(step, "lever", why, limit) if why else None
 
 

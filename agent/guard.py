@@ -307,4 +307,5 @@ def _stride(vm_id: str, resource: Resource, target: int, readings: Readings) -> 
 
 def _is_blocked(step: Step, readings: Readings) -> bool:
     lever = readings.levers.get(step.resource.word)
-    return bool(lever) or step.lever in readings.quarantined
+    quarantined = step.lever in readings.quarantined and step.lever not in readings.growable
+    return bool(lever) or quarantined

@@ -127,7 +127,7 @@ class Host:
 
     async def _readings(self) -> Readings:
         readings = await self._sampler.readings()
-        return replace(readings, quarantined=self._executor.quarantined())
+        return self._executor.judging(readings)
 
     def _hello(self) -> pb.Hello:
         facts = self.facts()

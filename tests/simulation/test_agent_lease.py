@@ -8,9 +8,10 @@ from random import Random
 import pytest
 
 from agent import guard
-from agent.act import QUARANTINE_NS, Executor
+from agent.act import Executor
 from agent.guard import GuardState
 from agent.metrics import AgentMetrics
+from agent.quarantine import QUARANTINE_NS
 from agent.sampler import Sampler, Share
 from agent.simulated import SimulatedHypervisor, SimulatedVm, Wave
 from agent.state import decode, encode
@@ -104,7 +105,7 @@ class Rig:
         self.executor = executor = Executor(self.hypervisor, self.clock, sampler.sample_of)
 
         async def read():
-            return replace(await sampler.readings(), quarantined=executor.quarantined())
+            return executor.judging(await sampler.readings())
 
         self.steward = Steward(state, self.disk, executor, read, self.clock, AgentMetrics())
 
