@@ -30,7 +30,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     before = 0 if made is None else len(made.results)
     try:
         done = yield
-    except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - and raised again
+    except (Exception, pytest.fail.Exception) as error:
         if made is not None:
             first_line = str(error).strip().partition("\n")[0]
             made.add(_scenario(item), "goes through", None, passed=False, why=first_line)
