@@ -95,6 +95,10 @@ class Dispatcher:
     def agents(self) -> dict[str, Agent]:
         return dict(self._sessions.agents)
 
+    def clones(self) -> frozenset[str]:
+        """Ids of nodes under which two agents connect."""
+        return self._sessions.clones()
+
     def epoch_of_others(self) -> int:
         """The highest epoch that an agent reports and did not get from here; 0: none."""
         agents = self._sessions.agents.values()

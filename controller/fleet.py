@@ -320,7 +320,7 @@ class Fleet:
         for node in self.table.nodes.values():
             seen = node.clone_tick_ns
             if seen is not None and tick_ns - seen < max(CLONE_CLEARS_NS, 3 * node.interval_ns):
-                found[node.slot] = "telemetry of two boots alternates under its id"
+                found[node.slot] = "two agents send telemetry under its id"
         return found
 
     def _slot(self, machine_id: str) -> int:

@@ -118,6 +118,8 @@ class Ingest:
         later and before the next call."""
         with self._lock:
             tick_ns = self._clock.tick_ns()
+            for node_id, seen_tick_ns in self._intake.clones.items():
+                self._fleet.note_clone(node_id, seen_tick_ns)
             snapshot = self._fleet.snapshot(
                 tick_ns=tick_ns,
                 unix_ns=self._clock.unix_ns(),

@@ -6,6 +6,7 @@ Knows no clock and no log. A refusal is a WireError whose cause is one of CAUSES
 from collections import Counter
 from dataclasses import dataclass, field
 
+from controller.boots import Boots
 from controller.settings import ControllerSettings
 from shared import wire
 from shared.clock import SECOND_NS
@@ -13,10 +14,9 @@ from shared.errors import WireError
 from shared.subjects import node_of
 from shared.wire import NodeBlock
 
-CAUSES = (*wire.CAUSES, "subject", "future", "past", "duplicate", "flood")
+CAUSES = (*wire.CAUSES, "subject", "future", "past", "duplicate", "clone", "flood")
 NODES_MAX = 1_000_000  # senders that are remembered; beyond it, new ones are a flood
 _MINUTE_NS = 60 * SECOND_NS
-_BOOTS_KEPT = 4  # earlier boots of a node whose late messages are still known as such
 
 
 @dataclass(slots=True)
@@ -25,9 +25,7 @@ class _Sender:
 
     tokens: float
     refilled_tick_ns: int
-    boot_ids: tuple[str, ...] = ()  # newest first
-    tick_ns: int = -1  # of its newest message, by its own clock
-    sequence: int = -1
+    boots: Boots = field(default_factory=Boots)
 
 
 @dataclass(slots=True)
@@ -35,6 +33,7 @@ class Intake:
     settings: ControllerSettings
     dropped: Counter[str] = field(default_factory=Counter)  # by cause
     lost: int = 0  # messages missing between two that came, by their sequences
+    clones: dict[str, int] = field(default_factory=dict)  # node -> when it was last seen to be two
     _senders: dict[str, _Sender] = field(default_factory=dict)
 
     def check(self, subject: str, data: bytes, tick_ns: int, unix_ns: int) -> NodeBlock:
@@ -50,7 +49,9 @@ class Intake:
         if block.node_id != node_id:
             raise WireError("subject", f"a message of {block.node_id} came as {node_id}'s")
         self._check_time(block, unix_ns)
-        self._check_order(sender, block)
+        self.lost += sender.boots.take(block, tick_ns)
+        if sender.boots.clone_tick_ns == tick_ns:
+            self.clones[node_id] = tick_ns
         return block
 
     def _sender(self, node_id: str, tick_ns: int) -> _Sender:
@@ -78,19 +79,3 @@ class Intake:
             raise WireError("future", f"its clock is {ahead_s:.0f} s ahead of ours")
         if -ahead_s > self.settings.sample_past_s_max:
             raise WireError("past", f"{-ahead_s:.0f} s old, or its clock is that far behind")
-
-    def _check_order(self, sender: _Sender, block: NodeBlock) -> None:
-        """Within a boot the agent's clock rises with every message, its restarts included.
-
-        Its sequence begins anew with each run of the agent, so it only tells what is missing.
-        """
-        newest = sender.boot_ids[:1]
-        if newest == (block.boot_id,):
-            if block.tick_ns <= sender.tick_ns:
-                raise WireError("duplicate", f"sequence {block.sequence} came before, or late")
-            self.lost += max(0, block.sequence - sender.sequence - 1)
-        elif block.boot_id in sender.boot_ids:
-            raise WireError("duplicate", "from before its machine started anew")
-        else:
-            sender.boot_ids = (block.boot_id, *sender.boot_ids)[: _BOOTS_KEPT + 1]
-        sender.tick_ns, sender.sequence = block.tick_ns, block.sequence

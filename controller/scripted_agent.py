@@ -37,9 +37,11 @@ class ScriptedAgent:
         epoch_highest: int = 0,
         beat_s: float | None = None,
         run_id: str = "",
+        boot_id: str = "boot",
     ) -> None:
         self.node_id = node_id
         self.run_id = run_id or uuid.uuid4().hex
+        self.boot_id = boot_id
         self.script = script
         self.generation = generation
         self.epoch_highest = epoch_highest
@@ -83,7 +85,7 @@ class ScriptedAgent:
         return pb.Hello(
             node_id=self.node_id,
             node_name=f"agent of {self.node_id[:8]}",
-            boot_id="boot",
+            boot_id=self.boot_id,
             version="test",
             epoch_highest=self.epoch_highest,
             agent_tick_ns=self.tick_ns,

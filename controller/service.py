@@ -240,7 +240,8 @@ class Controller:
 
     async def _look(self) -> Look:
         agents = self.dispatcher.agents().values()
-        streams = Streams({one.node_id: one.boot_id for one in agents if one.connected})
+        boots = {one.node_id: one.boot_id for one in agents if one.connected}
+        streams = Streams(boots, self.dispatcher.clones())
         return await asyncio.to_thread(self._observe, streams)
 
     def _observe(self, streams: Streams) -> Look:

@@ -1,4 +1,5 @@
-"""The agents that have dialled in: one stream per node, and the newest Hello wins.
+"""The agents that have dialled in: one stream per node. The newest Hello wins, unless it is that of
+a second machine of the same id (`controller.rivals`).
 
 Knows who is there and what each said last; carries messages down and hands acknowledgements on.
 What a command means is `dispatch`'s business.
@@ -13,6 +14,7 @@ from types import MappingProxyType
 import grpc
 from grpc import aio
 
+from controller.rivals import REFUSAL, Caller, Rivals
 from shared.clock import Clock
 from shared.errors import AgentUnreachable
 from shared.pb import commands_pb2 as pb
@@ -72,11 +74,16 @@ class Sessions(rpc.CommandsServicer):
         self._on_change = on_change
         self._agents: dict[str, Agent] = {}
         self._streams: dict[str, _Stream] = {}
+        self._rivals = Rivals()
 
     @property
     def agents(self) -> Mapping[str, Agent]:
         """Every agent that was ever heard in this run, by node."""
         return MappingProxyType(self._agents)
+
+    def clones(self) -> frozenset[str]:
+        """Ids of nodes under which two agents connect: nobody knows which of them is meant."""
+        return self._rivals.clones(self._clock.tick_ns())
 
     async def send(self, node_id: str, message: pb.ControllerMessage) -> None:
         """Hands the message to the node's stream; AgentUnreachable when nothing was written.
@@ -84,6 +91,10 @@ class Sessions(rpc.CommandsServicer):
         A stream that breaks in the middle of it is ended; the agent may have the message or not.
         """
         stream = self._streams.get(node_id)
+        if self._rivals.is_clone(node_id, self._clock.tick_ns()):
+            raise AgentUnreachable(
+                f"two agents connect as node {node_id}: neither is told anything"
+            )
         if stream is None:
             raise AgentUnreachable(f"the agent of node {node_id} is not connected")
         if message.ByteSize() > MESSAGE_BYTES_MAX:
@@ -100,6 +111,8 @@ class Sessions(rpc.CommandsServicer):
         hello = await self._hello(request_iterator, context)
         node_id = hello.node_id
         older = self._streams.get(node_id)
+        if older is not None and not self._admits(hello):
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, REFUSAL)
         stream = _Stream(node_id, context)
         self._streams[node_id] = stream
         if older is not None:  # a reconnection that was quicker than we, or two agents of one node
@@ -134,6 +147,21 @@ class Sessions(rpc.CommandsServicer):
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"{AGENTS_MAX} agents are known already"
             )
         return first.hello
+
+    def _admits(self, hello: pb.Hello) -> bool:
+        """Whether it takes over from the stream that is there."""
+        now, present = self._clock.tick_ns(), self._agents[hello.node_id]
+        was_clone = self._rivals.is_clone(hello.node_id, now)
+        admits = self._rivals.admits(
+            Caller(hello.node_id, hello.boot_id, hello.run_id),
+            Caller(present.node_id, present.boot_id, present.run_id),
+            present.heard_tick_ns,
+            now,
+        )
+        if not was_clone and self._rivals.is_clone(hello.node_id, now):
+            extra = {"node": hello.node_id, "host": hello.node_name, "detail": REFUSAL}
+            log.warning("two agents connect as one node, neither is told anything", extra=extra)
+        return admits
 
     def _take(self, node_id: str, message: pb.AgentMessage) -> None:
         kind = message.WhichOneof("kind")

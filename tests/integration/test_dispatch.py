@@ -407,6 +407,33 @@ def test_the_newest_hello_of_a_node_wins_and_the_older_stream_is_closed():
     asyncio.run(scenario())
 
 
+def test_of_two_machines_with_one_id_the_one_that_is_there_stays_and_neither_is_told_anything():
+    async def scenario():
+        async with scene() as here:
+            there = await here.agent(boot_id="one")
+            for _ in range(4):  # the clone dials, again and again
+                here.clock.advance(2 * SECOND_NS)
+                await there.beat()
+                now = here.clock.tick_ns()
+                agent = here.dispatcher.agents
+                await until(lambda: agent()[HOST].heard_tick_ns == now)  # noqa: B023 - awaited here
+                assert not here.dispatcher.clones()
+                async with ScriptedAgent(here.port, HOST, boot_id="two") as clone:
+                    await asyncio.wait_for(clone.ended.wait(), 5)
+                assert clone.ended_with is grpc.StatusCode.ALREADY_EXISTS
+            assert here.dispatcher.clones() == {HOST}
+            assert not there.ended.is_set()
+            outcome = await here.apply()
+            assert await here.dispatcher.renew([Renewal(HOST)], 1, POLICY) == 0
+            here.clock.advance(300 * SECOND_NS)
+            assert not here.dispatcher.clones()
+            assert await here.dispatcher.renew([Renewal(HOST)], 1, POLICY) == 1
+        assert results(outcome) == [Result.NOT_SENT, Result.NOT_SENT]
+        assert there.applies == []
+
+    asyncio.run(scenario())
+
+
 def test_an_answer_to_a_command_of_another_node_is_dropped():
     async def scenario():
         async with scene() as here:

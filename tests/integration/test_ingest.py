@@ -10,6 +10,7 @@ import msgpack
 import numpy as np
 import pytest
 
+from controller.core.state import Hold
 from controller.ingest import Ingest
 from controller.picture import Streams
 from controller.settings import ControllerSettings
@@ -116,6 +117,26 @@ def test_what_agents_publish_is_in_the_snapshot(server):
         assert np.nanmax(peak[0, 0]) == 20
         assert [node.name for node in ingest.nodes()] == ["host"]
         assert ingest.status().dropped == {}
+
+
+def test_two_machines_under_one_id_are_held_still_and_told_of(server, caplog):
+    streams = Streams({HOST: "", OTHER: ""})
+    with ingesting(server) as ingest:
+        assert ingest.wait_ready(10)
+        publish(server, sample(1, node_id=OTHER, name="other"))
+        for second in range(4):
+            tick_ns = (1000 + 10 * second) * SECOND_NS
+            for boot_id in ("one", "two"):
+                publish(server, sample(second, boot_id=boot_id, tick_ns=tick_ns))
+        wait(lambda: ingest.status().messages + ingest.status().dropped.get("clone", 0) == 9)
+        snapshot, _ = ingest.observe(epoch=1, cycle=1, streams=streams)
+        hold = dict(zip(snapshot.ids, snapshot.hold.tolist(), strict=True))
+        assert hold == {OTHER: Hold.NONE, HOST: Hold.CLONE, GUEST: Hold.CLONE}
+        (trouble,) = ingest.status().troubles
+        assert trouble.machine_id == HOST
+        ingest.observe(epoch=1, cycle=2, streams=streams)
+    (said,) = [each for each in caplog.records if "two machines" in each.message]
+    assert "node_id" in said.todo
 
 
 def test_a_controller_that_restarts_reads_what_it_missed(server):
