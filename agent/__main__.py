@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from agent.settings import AgentSettings
+from agent.settings import AgentSettings, Goal
 from shared.command_line import check_config, config_option, run_program
 from shared.config import load_program
 from shared.log import setup
@@ -53,17 +53,22 @@ def guest(config_path: Path | None) -> None:
 @cli.command()
 @with_config
 @click.option(
-    "--to-maximum",
-    is_flag=True,
-    help="Grow every VM to the size that it was started with: for when the record is lost.",
+    "--to",
+    type=click.Choice(["found", "fallback", "maximum"]),
+    default="found",
+    show_default=True,
+    help="found: as before the agent's first change. fallback: grown to what the last plan called"
+    " safe without a controller, for a dead agent. maximum: grown to the size that each VM was"
+    " started with, for when the records are lost.",
 )
-def restore(config_path: Path | None, to_maximum: bool) -> None:
-    """Grow VMs back to their recorded fallback while no agent runs; nothing ever shrinks."""
+@click.option("--dry-run", is_flag=True, help="Only say what would be put back (--to found).")
+def restore(config_path: Path | None, to: Goal, *, dry_run: bool) -> None:
+    """Put VMs back while no agent runs; exit code 0 only when all are. May be repeated."""
     settings = _settings(config_path, "host")
-    from agent.restore import restore as walk_back  # noqa: PLC0415 - loads the host role
+    from agent.restore import restore as put_back  # noqa: PLC0415 - loads the host role
 
-    moved = asyncio.run(walk_back(settings, to_maximum=to_maximum))
-    click.echo(f"{moved} limit{'' if moved == 1 else 's'} grown back")
+    if not asyncio.run(put_back(settings, to, click.echo, dry_run=dry_run)):
+        sys.exit(1)
 
 
 cli.add_command(check_config("agent", lambda path: _settings(path, None)))

@@ -36,13 +36,18 @@ def look(settings: AgentSettings, root: Path) -> Found:
     return Found("host+guest" if is_virtual(root) else "host", uri)
 
 
-def open_hypervisor(settings: AgentSettings, found: Found, clock: Clock) -> Hypervisor | None:
-    """Nothing is connected yet; a libvirt that is not there shows in the readings."""
+def open_hypervisor(
+    settings: AgentSettings, found: Found, clock: Clock, *, guarded: bool = True
+) -> Hypervisor | None:
+    """Nothing is connected yet; a libvirt that is not there shows in the readings. `guarded`:
+    whether memory grants are guarded (agent.memory_guard)."""
     if found.libvirt_uri is None:
         return None
     from agent.memory_guard import GuardedHypervisor  # noqa: PLC0415 - a guest has no VMs
 
     hypervisor = _hypervisor(settings, found.libvirt_uri, clock)
+    if not guarded:
+        return hypervisor
     return GuardedHypervisor(hypervisor, clock, enabled=settings.enable_memory_guard)
 
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from agent.act import Executor, Pause
 from agent.admission import Readings
+from agent.found import FoundStore
 from agent.hypervisor import Hypervisor
 from agent.identity import Identity
 from agent.metrics import AgentMetrics
@@ -22,6 +23,7 @@ from agent.steps import Facts
 from agent.steward import Steward
 from agent.uplink import Uplink
 from shared.clock import Clock
+from shared.errors import ConfigError
 from shared.pb import commands_pb2 as pb
 from shared.resources import Resource
 from shared.telemetry import VmState
@@ -54,6 +56,7 @@ class Host:
         self._metrics = metrics
         self._executor = Executor(hypervisor, clock, sampler.sample_of, pause)
         self._store = StateStore(settings.state_directory, identity.boot_id)
+        self._found = FoundStore(settings.state_directory, clock)
         self._uplink: Uplink | None = None
         self.steward: Steward
 
@@ -63,10 +66,22 @@ class Host:
         loaded = self._store.open()
         if loaded.said:
             logger.warning("state", extra={"detail": loaded.said})
+        self._open_records(has_moved_before=loaded.state.generation > 0)
         state = replace(loaded.state, lease_until_tick_ns=0) if lease_is_over else loaded.state
         self.steward = Steward(
             state, self._store, self._executor, self._readings, self._clock, self._metrics
         )
+
+    def _open_records(self, *, has_moved_before: bool) -> None:
+        """From here on nothing of a VM is changed before it is on record as it was found."""
+        try:
+            said = self._found.open(has_moved_before=has_moved_before)
+        except OSError as error:
+            self._store.close()
+            raise ConfigError(f"{self._found.path} cannot be read: {error}") from None
+        if said:
+            logger.warning("records", extra={"detail": said})
+        self._hypervisor.record(self._found)
 
     async def run(self) -> None:
         """Until cancelled: obeys the controller, and finds the way back when it falls silent."""

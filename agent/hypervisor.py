@@ -5,7 +5,7 @@ Every call is bounded in time by the implementation and may raise VmGone, Hyperv
 of its children (shared.errors); nothing else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -93,6 +93,27 @@ class VmEvent:
 Listener = Callable[[VmEvent], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is in force of a VM, by plain names; 0: no limit. Names of one device end with it."""
+
+    vm_id: str
+    name: str
+    run: str  # other after every start, also of the same VM
+    settings: Mapping[str, int]
+    defined: Mapping[str, int]  # what its definition says, as far as it says anything
+
+
+class Recorder(Protocol):
+    """Who keeps what VMs were like before (agent.found.FoundStore); OSError when it is not kept."""
+
+    def is_touched(self, vm_id: str, run: str, word: str) -> bool: ...
+
+    async def note(self, sight: Sight) -> None: ...
+
+    async def touch(self, vm_id: str, word: str) -> None: ...
+
+
 class Hypervisor(Protocol):
     """`simulated` is carried into telemetry: a simulated thing is never shown as real."""
 
@@ -124,6 +145,19 @@ class Hypervisor(Protocol):
 
     def why_no_guard(self) -> str:
         """Why this host has no memory guards; "" where it has."""
+        ...
+
+    def record(self, recorder: Recorder) -> None:
+        """From now on `recorder` is told what a VM is like, before anything of it is changed;
+        where it cannot keep that, nothing is changed (HypervisorError)."""
+        ...
+
+    async def sight(self, vm_id: str) -> Sight:
+        """What may be changed of a VM, as it is now."""
+        ...
+
+    async def put_back(self, vm_id: str, settings: Mapping[str, int]) -> None:
+        """Sets what `sight` named, but for memory, which is moved by `set_limit`."""
         ...
 
     def listen(self, listener: Listener) -> None:

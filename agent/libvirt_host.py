@@ -9,7 +9,8 @@ five minutes.
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,23 @@ from agent.hypervisor import (
     NET_WORD,
     Listener,
     MemoryGuard,
+    Recorder,
+    Sight,
     VmEvent,
     VmEventKind,
     VmReading,
 )
 from agent.libvirt_client import WorkerClient, WorkerLost
+from agent.libvirt_found import Runs, calls_for, sight_of
 from agent.libvirt_levers import Call, VmLevers, look, reason_of, with_levers
 from agent.libvirt_readings import event_of, parse_domain_xml, to_reading
 from shared.clock import SECOND_NS, Clock
 from shared.errors import HypervisorError, HypervisorTimeout, HypervisorUnavailable, VmGone
+from shared.log import RateLimited
 from shared.resources import Resource
 from shared.telemetry import VmState
+
+logger = logging.getLogger(__name__)
 
 CALL_BUDGET_S = 5.0
 STATS_PERIOD_S = 5  # two readings of the guest per ten-second tick
@@ -57,6 +64,7 @@ class _Vm:
     events: int = 0  # heard of it: what was asked for before the last one may be outdated
     migrating: bool = False
     frozen: bool = False
+    run_id: str = ""  # of the run that is on record, where records are kept
     retry_tick_ns: int = 0
     backoff_ns: int = BACKOFF_NS_MIN
 
@@ -66,6 +74,7 @@ class _Vm:
         self.levers = VmLevers()
         self.cpu_time_ns = 0
         self.complete = self.frozen = self.migrating = False
+        self.run_id = ""
 
 
 class LibvirtHypervisor:
@@ -93,6 +102,9 @@ class LibvirtHypervisor:
         self._budget_s = call_budget_s
         self._root = root
         self._vms: dict[str, _Vm] = {}
+        self._runs = Runs(root)
+        self._recorder: Recorder | None = None
+        self._said = RateLimited(logger, clock)
 
     @property
     def worker_pid(self) -> int | None:
@@ -140,7 +152,7 @@ class LibvirtHypervisor:
         """
         if amount < 0 or (amount == 0 and resource is not Resource.IO):
             raise HypervisorError(f"a {resource.word} limit of {amount} is none")
-        vm = await self._inspected(vm_id)
+        vm = await self._about_to_change(vm_id, resource.word)
         actual_bytes = None
         if resource is Resource.MEMORY and vm.levers.devices.memory:
             actual_bytes = (await self.read(vm_id)).memory_actual_bytes
@@ -151,7 +163,7 @@ class LibvirtHypervisor:
 
     async def set_net_limit(self, vm_id: str, bytes_per_s: int | None) -> None:
         """Each way of each interface; libvirt counts whole KiB/s."""
-        vm = await self._inspected(vm_id)
+        vm = await self._about_to_change(vm_id, NET_WORD)
         await self._carry_out(vm_id, vm.levers.net_calls(bytes_per_s))
         await self._inspect(vm_id)
 
@@ -159,7 +171,7 @@ class LibvirtHypervisor:
         why = self.why_no_guard()
         if why:
             raise HypervisorError(f"no memory guard: {why}")
-        vm = await self._inspected(vm_id)
+        vm = await self._about_to_change(vm_id, GUARD_WORD)
         granted, high = (None, 0) if guard is None else (guard.granted_bytes, guard.high_bytes)
         await self._carry_out(vm_id, vm.levers.guard_calls(granted, high))
         await self._inspect(vm_id)
@@ -168,6 +180,17 @@ class LibvirtHypervisor:
         if self._uri.endswith("/session"):
             return "a session hypervisor has no cgroups; run it as root (qemu:///system)"
         return memory_guard_reason(self._root)
+
+    def record(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    async def sight(self, vm_id: str) -> Sight:
+        inspected = await self._vm_call(vm_id, "statistics", "inspect")
+        run = self._vms.setdefault(vm_id, _Vm()).run
+        return sight_of(vm_id, self._runs.of(vm_id, run), inspected)
+
+    async def put_back(self, vm_id: str, settings: Mapping[str, int]) -> None:
+        await self._carry_out(vm_id, calls_for(settings))
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -305,6 +328,21 @@ class LibvirtHypervisor:
             vm.levers = vm.levers.failing(str(error))
             vm.inspected_tick_ns = self._clock.tick_ns()
 
+    async def _about_to_change(self, vm_id: str, word: str) -> _Vm:
+        """The VM, on record as it is: HypervisorError where that cannot be kept."""
+        vm = await self._inspected(vm_id)
+        if self._recorder is None:
+            return vm
+        if not vm.run_id or not self._recorder.is_touched(vm_id, vm.run_id, word):
+            vm = await self._inspect(vm_id)
+        if not vm.run_id:
+            raise HypervisorError(f"nothing of VM {vm_id} is changed: it cannot be put on record")
+        try:
+            await self._recorder.touch(vm_id, word)
+        except OSError as error:
+            raise HypervisorError(f"nothing of VM {vm_id} is changed: {error}") from error
+        return vm
+
     async def _inspected(self, vm_id: str) -> _Vm:
         vm = self._vms.get(vm_id)
         if vm is None or vm.cpu_count is None:
@@ -315,15 +353,37 @@ class LibvirtHypervisor:
         return vm
 
     async def _inspect(self, vm_id: str) -> _Vm:
-        events = self._vms.setdefault(vm_id, _Vm()).events
+        vm = self._vms.setdefault(vm_id, _Vm())
+        events, run_id = vm.events, self._run_id(vm_id, vm)
         inspected = await self._vm_call(vm_id, "statistics", "inspect")
         vm = self._vms.setdefault(vm_id, _Vm())
         vm.levers = look(inspected, vm.cpu_count, vm.levers, self._uri, self._root)
         vm.inspected_tick_ns = self._clock.tick_ns() if vm.events == events else None
         facts = parse_domain_xml(inspected[0])
+        if not await self._is_on_record(vm_id, vm, run_id, inspected):
+            vm.inspected_tick_ns = None
+            return vm
         if self._may_configure and facts.balloon and facts.stats_period_s == 0:
             await self._vm_call(vm_id, "control", "set_stats_period", STATS_PERIOD_S)
         return vm
+
+    def _run_id(self, vm_id: str, vm: _Vm) -> str:
+        return "" if self._recorder is None else self._runs.of(vm_id, vm.run)
+
+    async def _is_on_record(self, vm_id: str, vm: _Vm, run_id: str, inspected: list[Any]) -> bool:
+        """As `inspected`, which is of the run `run_id` where that is still the same."""
+        vm.run_id = ""
+        if self._recorder is None:
+            return True
+        if run_id != self._run_id(vm_id, vm):
+            return False
+        try:
+            await self._recorder.note(sight_of(vm_id, run_id, inspected))
+        except OSError as error:
+            self._said.error("record", "VMs cannot be put on record", cause=str(error))
+            return False
+        vm.run_id = run_id
+        return True
 
     async def _carry_out(self, vm_id: str, calls: Iterable[Call]) -> None:
         for method, arguments in calls:

@@ -115,7 +115,7 @@ def look(
     inspected: list[Any], cpu_count: int | None, before: VmLevers, uri: str, root: Path
 ) -> VmLevers:
     """`inspected`: the worker's; parameters stand as libvirt's text where it has none."""
-    xml, scheduler, blkio, defined = inspected
+    xml, scheduler, blkio, defined, *_ = inspected
     cpu_reason, io_reason = _explained(scheduler, uri), _explained(blkio, uri)
     disks, no_disk = _disks(root, parse_domain_xml(xml).disk_paths)
     devices = parse_devices(xml)

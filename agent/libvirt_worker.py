@@ -222,7 +222,8 @@ def read_one(connection: Any, vm_id: str) -> Record:  # noqa: ANN401
 
 def inspect(connection: Any, vm_id: str) -> list[Any]:  # noqa: ANN401
     """What changes rarely: the XML, scheduler and block I/O parameters (or why there are none),
-    and the scheduler parameters that it is defined with."""
+    the scheduler parameters that it is defined with, its definition ("" where it has none) and its
+    balloon's size."""
     domain = active(connection, vm_id)
     live, defined = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
     return [
@@ -230,7 +231,17 @@ def inspect(connection: Any, vm_id: str) -> list[Any]:  # noqa: ANN401
         parameters(lambda: domain.schedulerParametersFlags(live)),
         parameters(lambda: domain.blkioParameters(live)),
         parameters(lambda: domain.schedulerParametersFlags(defined)),
+        domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE) if domain.isPersistent() else "",
+        balloon_kib(domain),
     ]
+
+
+def balloon_kib(domain: Any) -> int | None:  # noqa: ANN401
+    """Asked of the VM: XML and bulk statistics learn of its balloon's last steps a second late."""
+    try:
+        return domain.memoryStats().get("actual")  # type: ignore[no-any-return]
+    except libvirt.libvirtError:
+        return None
 
 
 def has_job(connection: Any, vm_id: str) -> bool:  # noqa: ANN401

@@ -12,10 +12,10 @@ agent and after a migration, and an operator's own soft limit is left alone.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from agent.hypervisor import Hypervisor, Listener, MemoryGuard, VmReading
+from agent.hypervisor import Hypervisor, Listener, MemoryGuard, Recorder, Sight, VmReading
 from agent.steps import QUANTUM
 from shared.clock import Clock
 from shared.errors import HypervisorError, VmGone
@@ -77,6 +77,15 @@ class GuardedHypervisor:
 
     def why_no_guard(self) -> str:
         return self._hypervisor.why_no_guard()
+
+    def record(self, recorder: Recorder) -> None:
+        self._hypervisor.record(recorder)
+
+    async def sight(self, vm_id: str) -> Sight:
+        return await self._hypervisor.sight(vm_id)
+
+    async def put_back(self, vm_id: str, settings: Mapping[str, int]) -> None:
+        await self._hypervisor.put_back(vm_id, settings)
 
     def listen(self, listener: Listener) -> None:
         self._hypervisor.listen(listener)

@@ -18,6 +18,9 @@ Amount = Annotated[int, Meta(ge=0, le=2**50)]
 AUTO = "auto"
 NO_HYPERVISOR = "none"
 SIMULATED = re.compile(r"simulated:(\d{1,18})")
+# Of `restore`: as before the agent's first change; what the last plan called safe without a
+# controller; what each VM was started with, for when the records are lost.
+Goal = Literal["found", "fallback", "maximum"]
 _LISTEN = re.compile(r"(?:\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}")
 
 

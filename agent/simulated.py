@@ -16,7 +16,9 @@ telemetry, so nothing here is ever shown as real. What holds for a simulated VM:
 - The guest's memory figures are stamped every two seconds of the wall clock.
 """
 
+import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
 from uuid import UUID, uuid5
@@ -26,6 +28,8 @@ from agent.hypervisor import (
     NET_WORD,
     Listener,
     MemoryGuard,
+    Recorder,
+    Sight,
     VmEvent,
     VmEventKind,
     VmReading,
@@ -96,6 +100,7 @@ class SimulatedHypervisor:
         self._started_tick_ns = clock.tick_ns()
         self._steps_done = 0
         self._machines: dict[str, _Machine] = {}
+        self._recorder: Recorder | None = None
         self._listeners: list[Listener] = []
         self._seed = seed
         for spec in vms:
@@ -106,6 +111,10 @@ class SimulatedHypervisor:
 
     async def read_all(self) -> tuple[VmReading, ...]:
         self._catch_up()
+        with contextlib.suppress(OSError):  # told where something is to be changed
+            for vm_id, machine in list(self._machines.items()):
+                if not machine.frozen:
+                    await self._put_on_record(vm_id)
         return tuple(self._reading(vm_id, machine) for vm_id, machine in self._machines.items())
 
     async def read(self, vm_id: str) -> VmReading:
@@ -118,6 +127,12 @@ class SimulatedHypervisor:
         and a VM without a balloon driver accepts a memory target and does not move."""
         machine = self._answering(vm_id)
         self._catch_up()
+        try:
+            await self._put_on_record(vm_id)
+            if self._recorder is not None:
+                await self._recorder.touch(vm_id, resource.word)
+        except OSError as error:
+            raise HypervisorError(f"nothing of {machine.spec.name} is changed: {error}") from error
         machine.set_limit(resource, amount)
 
     async def set_net_limit(self, vm_id: str, bytes_per_s: int | None) -> None:
@@ -128,6 +143,23 @@ class SimulatedHypervisor:
 
     def why_no_guard(self) -> str:
         return ""
+
+    def record(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    async def sight(self, vm_id: str) -> Sight:
+        self._catch_up()
+        machine = self._answering(vm_id)
+        run = f"simulated since {machine.started_tick_ns}"
+        maximum = {"memory_bytes": machine.spec.memory_maximum_bytes}
+        return Sight(vm_id, machine.spec.name, run, machine.settings(), maximum)
+
+    async def put_back(self, vm_id: str, settings: Mapping[str, int]) -> None:
+        machine = self._answering(vm_id)
+        if "cpu_quota_millicores" in settings:
+            machine.cpu_quota_millicores = settings["cpu_quota_millicores"] or None
+        if "io_bytes_per_s" in settings:
+            machine.io_limit_bytes_per_s = settings["io_bytes_per_s"] or None
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -150,7 +182,8 @@ class SimulatedHypervisor:
         """A VM that was not there, at full size; its id comes from the seed and its name."""
         vm_id = str(uuid5(_VM_NAMESPACE, f"{self._seed}/{spec.name}"))
         assert vm_id not in self._machines, spec.name
-        self._machines[vm_id] = _Machine(spec, Random(f"{self._seed}/{spec.name}"))  # noqa: S311 - a story from a seed, no secret
+        random = Random(f"{self._seed}/{spec.name}")  # noqa: S311 - a story from a seed, no secret
+        self._machines[vm_id] = _Machine(spec, random, self._clock.tick_ns())
         self._tell(vm_id, VmEventKind.STARTED)
         return vm_id
 
@@ -163,9 +196,13 @@ class SimulatedHypervisor:
     def restart(self, vm_id: str) -> None:
         """The VM is started anew at full size: its counters begin at zero."""
         machine = self._machine(vm_id)
-        self._machines[vm_id] = _Machine(machine.spec, machine.random)
+        self._machines[vm_id] = _Machine(machine.spec, machine.random, self._clock.tick_ns())
         self._tell(vm_id, VmEventKind.STOPPED)
         self._tell(vm_id, VmEventKind.STARTED)
+
+    async def _put_on_record(self, vm_id: str) -> None:
+        if self._recorder is not None:
+            await self._recorder.note(await self.sight(vm_id))
 
     def _tell(self, vm_id: str, kind: VmEventKind) -> None:
         for listener in self._listeners:
@@ -201,6 +238,7 @@ class _Machine:
 
     spec: SimulatedVm
     random: Random
+    started_tick_ns: int
     frozen: bool = False
     limit_bytes: int = 0
     target_bytes: int = 0
@@ -228,6 +266,13 @@ class _Machine:
             self.cpu_quota_millicores = amount if amount < self.spec.cpu_count * 1000 else None
         else:
             self.io_limit_bytes_per_s = amount or None
+
+    def settings(self) -> dict[str, int]:
+        return {
+            "memory_bytes": self.limit_bytes,
+            "cpu_quota_millicores": self.cpu_quota_millicores or 0,
+            "io_bytes_per_s": self.io_limit_bytes_per_s or 0,
+        }
 
     def step(self, elapsed_ns: int) -> None:
         self._hold(self.spec.memory.at(elapsed_ns, self.random))

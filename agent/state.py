@@ -91,17 +91,7 @@ class StateStore:
     def write(self, state: GuardState) -> None:
         """Returns once `state` is on the disk; OSError when it is not: then nothing may move."""
         assert self._lock is not None, "the state folder is not open"
-        temporary = self.path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            file.write(encode(state, self._boot_id))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(self.path, encode(state, self._boot_id))
 
     def close(self) -> None:
         if self._lock is not None:
@@ -123,6 +113,21 @@ class StateStore:
                 f"{self.path} is damaged ({error}): starting without a lease, a fallback or an"
                 f" epoch; the file is kept as {aside.name}",
             )
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Returns once `data` is on the disk in place of what was there; OSError when it is not."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def encode(state: GuardState, boot_id: str) -> bytes:

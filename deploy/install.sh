@@ -3,7 +3,7 @@
 # /opt/hrapaq. Starts nothing, and leaves files in /etc/hrapaq that are there alone.
 #
 #   sh /opt/hrapaq/share/hrapaq/install.sh host|guest|controller
-#   sh /opt/hrapaq/share/hrapaq/install.sh remove    # grows VMs back first; keeps settings and state
+#   sh /opt/hrapaq/share/hrapaq/install.sh remove    # puts VMs back first; keeps settings and state
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -66,10 +66,11 @@ remove() {
         [ ! -e $units/$unit.service ] || systemctl disable --now $unit
     done
     if [ -e $units/hrapaq-agent-restore.service ]; then
-        # While nothing is removed yet: what does not grow back now never will.
-        systemctl start hrapaq-agent-restore || die "VMs could not be grown back, nothing was" \
-            "removed: journalctl -u hrapaq-agent-restore"
-        say "$(journalctl -q -o cat -n 3 -u hrapaq-agent-restore 2>/dev/null | grep grown || true)"
+        # While nothing is removed yet: what is not put back now never will be.
+        systemctl stop hrapaq-agent-restore
+        if [ -e $settings/agent.toml ]; then set -- --config $settings/agent.toml; else set --; fi
+        /opt/hrapaq/bin/hrapaq-agent restore --to found "$@" || die "not all VMs are as they were" \
+            "found, nothing was removed; try again, or remove the units by hand"
     fi
     rm -f $units/hrapaq.slice $units/hrapaq-agent.service $units/hrapaq-agent-guest.service \
         $units/hrapaq-agent-restore.service $units/hrapaq-controller.service \

@@ -129,7 +129,9 @@ class SimulatedHost:
             memory_allocatable_bytes=self._claimed(Resource.MEMORY),
             cpu_allocatable_millicores=self._claimed(Resource.CPU),
             node_name=self.name,
+            state_directory=self.root / "state",
         )
+        settings.state_directory.mkdir(exist_ok=True)
         agent = Agent(settings, self.root, self.clock, self.hypervisor)
         kind = LazyHost if self.world.mutant == "lazy" else Host
         parts = kind(

@@ -259,12 +259,12 @@ def test_restore_leaves_a_running_agent_alone(tmp_path):
     store = StateStore(tmp_path, "boot")
     store.open()
     with pytest.raises(ConfigError, match="another agent"):
-        asyncio.run(restore(settings, to_maximum=False))
+        asyncio.run(restore(settings, "fallback", print))
     store.close()
-    assert asyncio.run(restore(settings, to_maximum=True)) == 0
+    assert asyncio.run(restore(settings, "maximum", print))
 
 
 def test_restore_needs_a_hypervisor(tmp_path):
     settings = AgentSettings(libvirt_uri="none", state_directory=tmp_path)
     with pytest.raises(ConfigError, match="libvirt_uri"):
-        asyncio.run(restore(settings, to_maximum=False, root=Path("/")))
+        asyncio.run(restore(settings, "found", print, root=Path("/")))
