@@ -16,9 +16,6 @@ from controller.topology import NOBODY, runs_on
 from shared.clock import SECOND_NS
 from shared.telemetry import VmState
 
-ARRIVAL_NS = 300 * SECOND_NS  # how long a VM may be on its way between two nested hosts
-ARRIVALS_MAX = 4  # at once to one nested host, further ones hold nothing still
-DOUBT_NS = 3600 * SECOND_NS  # a nested host whose claim came to nothing is not heeded for as long
 HOME_NS = 600 * SECOND_NS  # undisputed for as long, a machine is at home with whoever has it
 STATE = COLUMN["state"]
 PHYSICAL_ROLE = "host"  # in telemetry: the machine is no VM
@@ -109,7 +106,6 @@ def judge(table: Table, tick_ns: int, clone_after_ns: int) -> list[tuple[int, No
             for slot in node.foreign.keys() & table.nodes.keys():
                 table.nodes[slot].said_to_be_vm = True
     for node in table.nodes.values():
-        arriving = 0
         for slot, claim in node.foreign.items():
             both = is_running(claim.row) and is_running(table.readings[slot])
             if not both:
@@ -121,9 +117,7 @@ def judge(table: Table, tick_ns: int, clone_after_ns: int) -> list[tuple[int, No
                 and min(node.received_tick_ns, int(table.received_tick_ns[slot]))
                 >= claim.both_tick_ns + clone_after_ns
             )
-            on_its_way = not is_running(claim.row)
-            claim.heeded = _is_heeded(table, node, slot, claim, tick_ns, arriving)
-            arriving += on_its_way
+            claim.heeded = is_heeded(table, node, slot)
             if claim.clone and _outranks(table, node, slot):
                 found.append((slot, node))
     return found
@@ -139,26 +133,15 @@ def _outranks(table: Table, node: Node, slot: int) -> bool:
     )
 
 
-def _is_heeded(
-    table: Table, node: Node, slot: int, claim: Claim, tick_ns: int, arriving: int
-) -> bool:
+def is_heeded(table: Table, node: Node, slot: int) -> bool:
+    """Whether the node's word on another's VM counts beside that one's."""
     owner = table.nodes.get(int(table.host_of[slot]))
     if owner is None or runs_on(node.slot, owner.slot, table.host_of):
         return False
+    if int(table.readings[slot, STATE]) == VmState.MIGRATING:
+        return True  # by the owner's own word it is leaving
     own, other = standing_to_claim(table, node), standing(table, owner)
-    if own >= max(other, Standing.DETACHED):
-        return True
-    if other is not Standing.GUEST or is_running(claim.row) or arriving >= ARRIVALS_MAX:
-        return False
-    if tick_ns - claim.since_tick_ns >= ARRIVAL_NS:
-        node.doubted_until_tick_ns = max(node.doubted_until_tick_ns, tick_ns + DOUBT_NS)
-    return tick_ns >= node.doubted_until_tick_ns
-
-
-def withdrawn(node: Node, gone: Mapping[int, Claim], tick_ns: int) -> None:
-    """The node reports no more what it claimed, and what did not come to it."""
-    if any(not is_running(claim.row) for claim in gone.values()):
-        node.doubted_until_tick_ns = max(node.doubted_until_tick_ns, tick_ns + DOUBT_NS)
+    return own >= max(other, Standing.DETACHED)
 
 
 def best_heir(table: Table, slot: int) -> Node | None:
@@ -170,7 +153,7 @@ def best_heir(table: Table, slot: int) -> Node | None:
         claim = node.foreign[slot]
         return (
             standing_to_claim(table, node),
-            claim.heeded,
+            is_heeded(table, node, slot),
             is_running(claim.row),
             -claim.since_tick_ns,
         )

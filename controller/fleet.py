@@ -11,10 +11,9 @@ holds a lock around it. Whom a machine belongs to (`controller.claims` holds the
 - A VM that two hosts report is held still while it is on its way, and held as a clone when both say
   for `clone_after_s` that it runs: whichever is moved, the other's figures might be meant.
 - But anybody can report a UUID. A node that is a VM itself is somebody's guest, and what it says of
-  machines beside it is not believed against a host's word: it neither gets nor holds still what a
-  physical host has. Of what another nested host has it may hold still a few VMs at a time, on their
-  way in, for minutes; where they do not come it is not heeded for an hour. Otherwise one hostile
-  hypervisor VM that reports everybody's UUIDs would freeze the fleet. Its claims are shown.
+  machines beside it is not believed against the word of the host that has them: it neither gets
+  them nor holds them still, unless that host itself says that the VM is migrating. Otherwise one
+  hostile hypervisor VM that reports everybody's UUIDs would freeze the fleet. Its claims are shown.
 - A physical host's word outweighs a nested one's: a VM of which both say for as long that it runs
   is the physical host's, and what the other had said of it is forgotten. A VM that a guest of its
   true host made up is that host's at once.
@@ -41,12 +40,12 @@ from controller.claims import (
     best_heir,
     cloned,
     contradicts,
+    is_heeded,
     is_running,
     judge,
     standing_to_claim,
     takes,
     troubles,
-    withdrawn,
 )
 from controller.core.state import MISSING, Ints, Snapshot
 from controller.forecast.protocol import History
@@ -229,9 +228,6 @@ class Fleet:
         node.foreign = {slot: before.get(slot) or Claim(row, tick_ns) for slot, row in rows.items()}
         for slot, claim in node.foreign.items():
             claim.row = rows[slot]
-        gone = before.keys() - node.foreign.keys()
-        mine = {slot for slot in gone if self.table.host_of[slot] == node.slot}
-        withdrawn(node, {slot: before[slot] for slot in gone - mine}, tick_ns)
         self.counters.contested += len(node.foreign)
 
     def _set_free(self, node: Node, tick_ns: int) -> None:
@@ -278,8 +274,8 @@ class Fleet:
             if heir is None:
                 self._leave(slot, tick_ns)
                 continue
+            by_right = is_heeded(table, heir, slot)
             claim = heir.foreign.pop(slot)
-            by_right = claim.heeded or standing_to_claim(table, heir) is Standing.PHYSICAL
             self._give(slot, heir, claim, tick_ns, by_right=by_right)
 
     def _leave(self, slot: int, tick_ns: int) -> None:

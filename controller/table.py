@@ -57,7 +57,6 @@ class Node:
     vm_delay_us_per_s: Sequence[int] = ()  # of each: runnable but not running
     vm_slots: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     foreign: dict[int, Claim] = field(default_factory=dict)  # by slot
-    doubted_until_tick_ns: int = 0  # what it claims came to nothing: until then it is not heeded
     said_to_be_vm: bool = False  # by another that says it is none itself
     clone_tick_ns: int | None = None  # when two machines were last seen to speak under its id
 
