@@ -3,6 +3,7 @@ defined anew and paused, under a libvirt that is killed, hung and started again.
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -12,11 +13,18 @@ from typing import Any
 import pytest
 from real_guests import RealGuest, real_guest
 
+from agent.guard import GuardState
+from agent.host import Host
 from agent.hypervisor import VmEvent, VmEventKind
+from agent.identity import node_identity
 from agent.libvirt_host import LibvirtHypervisor
+from agent.metrics import AgentMetrics
+from agent.sampler import Sampler, Share
+from agent.settings import AgentSettings
+from agent.state import StateStore
 from controller.up.image import GuestImage
 from controller.up.libvirtd import Libvirt
-from shared.clock import SystemClock
+from shared.clock import SECOND_NS, SystemClock
 from shared.errors import HypervisorError
 from shared.resources import MIB, Resource
 from shared.telemetry import VmState
@@ -179,5 +187,124 @@ def test_a_vm_defined_anew_under_another_name_and_size(play):
         vm = await watched.until_read(lambda vm: vm is not None and vm.name == "other", "it")
         assert vm.memory_maximum_bytes == 384 * MIB
         assert VmEventKind.DEFINED in watched.kinds()
+
+    play(scenario)
+
+
+# --- libvirt itself ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def daemon(libvirt: Libvirt) -> Libvirt:
+    """A libvirt that may be killed."""
+    if not libvirt.processes():
+        pytest.skip("libvirt is the machine's own here, not started by us")
+    return libvirt
+
+
+def daemon_pid(libvirt: Libvirt) -> int:
+    return next(pid for name, pid in libvirt.processes().items() if name != "virtlogd")
+
+
+async def hears_its_guest(watched: Watched) -> bool:
+    """Whether events come through, tried on a pause that changes nothing for long."""
+    watched.events.clear()
+    await watched.call("suspend")
+    await watched.call("resume")
+    await watched.until(lambda: VmEventKind.RESUMED in watched.kinds(), "events come again")
+    return VmEventKind.PAUSED in watched.kinds()
+
+
+def test_a_killed_libvirt_is_noticed_and_found_again_with_its_events(play, daemon):
+    async def scenario(watched: Watched) -> None:
+        await watched.call("create")
+        await watched.until_read(lambda vm: vm is not None, "it runs")
+        os.kill(daemon_pid(daemon), signal.SIGKILL)
+        await watched.until(lambda: watched.lost() == 1, "the loss is heard")
+        with pytest.raises(HypervisorError):
+            await watched.hypervisor.read_all()
+        assert await asyncio.to_thread(daemon.revive)
+        answers = time.monotonic()
+        vm = await watched.until_read(lambda vm: vm is not None, "the guest lived on")
+        assert vm.memory_actual_bytes == 256 * MIB
+        assert time.monotonic() - answers < 5, "readings came back late"
+        assert watched.heard_again() == 2
+        assert await hears_its_guest(watched)
+        assert len(workers()) == 1
+
+    play(scenario)
+
+
+def test_a_hung_libvirt_costs_no_more_than_the_budget_and_nothing_is_left_of_it(play, daemon):
+    async def scenario(watched: Watched) -> None:
+        await watched.call("create")
+        await watched.until_read(lambda vm: vm is not None, "it runs")
+        pid = daemon_pid(daemon)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(2):
+                began = time.monotonic()
+                with pytest.raises(HypervisorError):
+                    await watched.hypervisor.read_all()
+                assert time.monotonic() - began < 2 * BUDGET_S + 2
+            assert len(workers()) <= 1
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        answers = time.monotonic()
+        await watched.until_read(lambda vm: vm is not None, "the guest")
+        assert time.monotonic() - answers < 5, "readings came back late"
+        assert await hears_its_guest(watched)
+        assert len(workers()) == 1
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("how", ["killed", "hung"])
+def test_a_lease_that_ends_while_libvirt_is_away_is_walked_back_when_it_is_there(
+    play, daemon, tmp_path, how
+):
+    """And never before: the walk needs readings."""
+
+    async def scenario(watched: Watched) -> None:
+        guest, clock = watched.guest, SystemClock()
+        await watched.call("create")
+        await watched.until_read(lambda vm: vm is not None and vm.memory_usable_bytes, "it is up")
+        await watched.hypervisor.set_limit(guest.vm_id, Resource.MEMORY, 160 * MIB)
+        await watched.until_read(lambda vm: vm.memory_actual_bytes == 160 * MIB, "it shrinks")
+        settings = AgentSettings(
+            state_directory=tmp_path / "state",
+            controller_address="",
+            memory_allocatable_bytes=512 * MIB,
+        )
+        identity = node_identity(Path("/"))
+        state = GuardState(
+            lease_until_tick_ns=clock.tick_ns() + SECOND_NS,
+            fallback={(guest.vm_id, Resource.MEMORY): 224 * MIB},
+        )
+        store = StateStore(settings.state_directory, identity.boot_id)
+        store.open()
+        store.write(state)
+        store.close()
+        sampler = Sampler(Path("/"), watched.hypervisor, clock, Share.of_settings(settings))
+        host = Host(settings, identity, watched.hypervisor, sampler, clock, AgentMetrics())
+        host.open()
+        pid = daemon_pid(daemon)
+        os.kill(pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+        running = asyncio.create_task(host.run())
+        try:
+            await watched.until(lambda: host.facts().lease == "ended", "the lease ends")
+            await watched.until(lambda: watched.lost() > 0, "libvirt is away")
+            if how == "killed":
+                await asyncio.to_thread(daemon.revive)
+        finally:
+            if how == "hung":
+                os.kill(pid, signal.SIGCONT)
+        answers = time.monotonic()
+        await watched.until(lambda: host.facts().generation > 0, "the walk")
+        assert time.monotonic() - answers < 15, "the walk came late"
+        await watched.until_read(lambda vm: vm and vm.memory_actual_bytes == 224 * MIB, "it grows")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        host._store.close()
 
     play(scenario)
