@@ -28,14 +28,21 @@ def inside_message(node: NodeInfo) -> pb.Inside:
 
 
 def inside_of(view: View, machine_id: str) -> pb.Inside | None:
-    """Of the agent that runs in the machine; None where there is none."""
-    found = next((node for node in view.nodes if node.node_id == machine_id), None)
+    """Of the agent that runs in the machine; None where there is none, or it has fallen silent."""
+    found = next((node for node in _heard(view) if node.node_id == machine_id), None)
     return None if found is None else inside_message(found)
 
 
 def cpu_waiting(view: View, snapshot: Snapshot) -> Ints:
-    """(n,) millicores that each machine of the snapshot waits for at its host."""
-    return waiting(snapshot.ids, snapshot.parent, view.nodes)
+    """(n,) millicores that each machine of the snapshot waits for at its host; MISSING where
+    nobody says, or no longer."""
+    return waiting(snapshot.ids, snapshot.parent, _heard(view))
+
+
+def _heard(view: View) -> tuple[NodeInfo, ...]:
+    """The nodes whose figures are fresh."""
+    oldest_ns = view.taken_tick_ns - view.policy.sample_age_ns_max
+    return tuple(node for node in view.nodes if node.received_tick_ns >= oldest_ns)
 
 
 def tell_waits(row: pb.VmRow, snapshot: Snapshot, wait: Ints, machine: int) -> None:

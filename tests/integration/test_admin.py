@@ -198,6 +198,18 @@ def test_what_agents_see_inside_is_told_and_who_waits_for_whom(tmp_path):
     run(scenario, tmp_path, change=with_agents_inside)
 
 
+def test_what_a_silent_agent_said_last_is_not_shown_as_now(tmp_path):
+    async def scenario(here: Office):
+        told = await here.stub.Explain(pb.ExplainRequest(vm="rich"), timeout=5)
+        assert not told.HasField("inside")
+        assert (list(told.vm.waits), told.vm.short_node_id) == ([], "")
+
+    def later(view: View) -> View:
+        return replace(with_agents_inside(view), taken_tick_ns=3600 * SECOND_NS)
+
+    run(scenario, tmp_path, change=later)
+
+
 FULL = (1000, 640 * MIB, None)
 STATES = [
     ({}, "shrinking"),
