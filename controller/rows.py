@@ -120,6 +120,8 @@ def _wish(snapshot: Snapshot, machine: int) -> str:
 
 def _rest(view: View, snapshot: Snapshot, machine: int) -> str:
     """Why a VM that may move does not."""
+    if snapshot.lever[machine, Resource.MEMORY] and _is_blind(view, snapshot, machine):
+        return "held: the guest's memory figures are stale or missing (I6)"
     short = [
         f"{resource.word} {amount_text(resource, amount)}"
         for resource in Resource
@@ -128,6 +130,12 @@ def _rest(view: View, snapshot: Snapshot, machine: int) -> str:
     if short:
         return f"short: {', '.join(short)}"
     return "pinned" if bool((snapshot.pin[machine] != MISSING).any()) else "steady"
+
+
+def _is_blind(view: View, snapshot: Snapshot, machine: int) -> bool:
+    """Whether nobody can tell what memory the guest needs: it has no balloon, or hangs."""
+    age_ns = int(snapshot.memory_stats_age_ns[machine])
+    return age_ns == MISSING or age_ns > view.policy.stats_age_ns_max
 
 
 def plan_message(view: View, record: PlanRecord | None) -> pb.PlanReply:
