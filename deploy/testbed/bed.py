@@ -136,9 +136,9 @@ class Bed:
     def stop_load(self, l2: str, name: str) -> None:
         self._ask(l2, "stop", {"name": name}, 30.0)
 
-    def start(self, machine: str) -> None:
-        """Boots a machine that has ended."""
-        self._order("start", machine=machine)
+    def start(self, machine: str, **changes: object) -> None:
+        """Boots a machine that has ended; `changes`: fields of an L2's layout, for this time."""
+        self._order("start", machine=machine, changes=changes)
 
     def domain(self, machine: str, call: str) -> None:
         """suspend, resume, destroy or reset, by the libvirt that the machine runs under."""

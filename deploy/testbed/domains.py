@@ -5,6 +5,7 @@ from testbed.layout import L1, L2, Places
 
 PORT_NAME = "org.hrapaq.testbed"
 STATISTICS_PERIOD_S = 1
+CPU_PERIOD_US = 100_000
 TRANSLATION_CACHE_MIB = (
     256  # of the emulator, inside its resident memory; QEMU's own default: 1 GiB
 )
@@ -74,7 +75,7 @@ def l2_xml(l2: L2, bus: str) -> str:
   <uuid>{l2.uuid}</uuid>
   <memory unit='MiB'>{l2.memory_mib}</memory>
   <currentMemory unit='MiB'>{l2.current_mib}</currentMemory>
-  <vcpu>1</vcpu>
+  <vcpu>1</vcpu>{_quota(l2)}
   <os>
     <type arch='x86_64' machine='pc'>hvm</type>
     <kernel>{INSIDE_L1}/kernel</kernel>
@@ -110,6 +111,13 @@ def l2_xml(l2: L2, bus: str) -> str:
   </devices>
 </domain>
 """
+
+
+def _quota(l2: L2) -> str:
+    if l2.cpu_millicores is None:
+        return ""
+    period = f"<period>{CPU_PERIOD_US}</period>"
+    return f"<cputune>{period}<quota>{l2.cpu_millicores * CPU_PERIOD_US // 1000}</quota></cputune>"
 
 
 def _balloon() -> str:

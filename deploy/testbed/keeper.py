@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +222,10 @@ class Keeper:
             state.error = str(error)
             self.say(f"{name} could not be set up: {error}")
 
-    async def start_l2(self, l1: L1, name: str) -> None:
+    async def start_l2(self, l1: L1, name: str, changes: Message | None = None) -> None:
+        """changes: fields of its layout that are otherwise this time."""
         guest = next(guest for guest in l1.guests if guest.name == name)
+        guest = replace(guest, **(changes or {}))
         self.hub.forget(name)
         self.machines[name] = MachineState(started=time.time())
         xml = l2_xml(guest, self.ports.bus(inside=True))

@@ -20,6 +20,7 @@ class L2:
     memory_mib: int = 512
     current_mib: int = 320  # what its balloon leaves it at the start
     balloon: bool = True  # False: its kernel has no driver for it
+    cpu_millicores: int | None = None  # quota that it starts with; None: no limit
     scratch_mib: int = 256
 
     @property

@@ -63,13 +63,13 @@ class Service:
         # The machine's own patience ends first, so that its answer says what went wrong.
         return await self._keeper.hub.ask(machine, order, words, timeout_s + 5.0)
 
-    async def _start(self, machine: str) -> Answer:
-        """A machine that has ended."""
+    async def _start(self, machine: str, changes: Answer | None = None) -> Answer:
+        """A machine that has ended; an L2 may be another than it was."""
         found = self._keeper.layout.find(machine)
         if isinstance(found, L1):
             await self._keeper.start_l1(found)
         else:
-            await self._keeper.start_l2(self._keeper.layout.host_of(machine), machine)
+            await self._keeper.start_l2(self._keeper.layout.host_of(machine), machine, changes)
         return {}
 
     async def _domain(self, machine: str, call: str) -> Answer:
