@@ -12,6 +12,7 @@ from random import Random
 from grpc import aio
 
 from agent.guard import GuardState
+from agent.hypervisor import VmEventKind
 from agent.simulated import SimulatedHypervisor
 from agent.state import Loaded, decode, encode
 from agent.uplink import CONNECT_S, Uplink
@@ -86,6 +87,7 @@ class WitnessedHypervisor(SimulatedHypervisor):
         self.away = False
         self.blind = False  # claims that guests use nothing: a mutant
         self.stale = {}  # vm_id -> the reading whose guest figures are given from now on
+        self.states = {}  # vm_id -> the state that libvirt gives it
         self.told = {}  # vm_id -> (memory limit, memory used, cpu limit) as last read
         self._witness = witness
 
@@ -127,6 +129,8 @@ class WitnessedHypervisor(SimulatedHypervisor):
                 memory_cache_bytes=old.memory_cache_bytes,
                 memory_last_update_unix_s=old.memory_last_update_unix_s,
             )
+        if vm_id in self.states:
+            reading = replace(reading, state=self.states[vm_id])
         self._note(reading)
         if self.blind and reading.memory_usable_bytes is not None:
             actual = reading.memory_actual_bytes
@@ -140,6 +144,11 @@ class WitnessedHypervisor(SimulatedHypervisor):
         used = None if usable is None else reading.memory_actual_bytes - usable
         cpu = reading.cpu_quota_millicores or reading.cpu_count * 1000
         self.told[reading.vm_id] = (reading.memory_actual_bytes, used, cpu)
+
+    def adopt(self, vm_id, machine):
+        """A VM of another host's is here as well, or instead."""
+        self.machines()[vm_id] = replace(machine, counters=dict(machine.counters))
+        self._tell(vm_id, VmEventKind.STARTED)
 
     def go_stale(self, vm_id):
         if vm_id not in self._machines:

@@ -55,12 +55,14 @@ class Story:
 
 
 class World:
+    watched_by = Witness
+
     def __init__(self, seed, folder, mutant):
         self.seed = seed
         self.folder = folder
         self.mutant = mutant
         self.random = Random(f"world {seed}")
-        self.witness = Witness()
+        self.witness = self.watched_by()
         self.network = Network(seed)
         self.shared_trail = FakeBus()
         self.stored = []  # (seconds, subject, data): telemetry that the stream keeps
@@ -297,6 +299,7 @@ def settings_of(world, folder):
         lease_s=LEASE_S,
         command_ttl_s=8,
         node_expiry_s=90,
+        clone_after_s=20,
         memory_floor_mib=64,
         vm_overhead_mib=2,
         reserve_share=Shares(cpu=0.02, memory=0.02, io=0),
