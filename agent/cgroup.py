@@ -54,6 +54,18 @@ class Cgroup:
         name = "memory.current" if place and place.version == 2 else "memory.usage_in_bytes"  # noqa: PLR2004
         return _number(self._read("memory", name))
 
+    def memory_high_bytes(self) -> int | None:
+        """Above it the group is slowed down; None without a limit, and on version 1."""
+        directory = self._memory_directory()
+        return None if directory is None else _number(read_text(directory / "memory.high"))
+
+    def set_memory_high_bytes(self, amount: int | None) -> None:
+        """None lifts it. Blocks while the kernel reclaims, where it is below what is used."""
+        directory = self._memory_directory()
+        if directory is None:
+            raise HypervisorError("the VM has no memory control group of its own on cgroup v2")
+        write_text(directory / "memory.high", "max" if amount is None else str(amount))
+
     def cpu_used_ns(self) -> int | None:
         """Counter of the whole VM, QEMU's own threads included."""
         place = self.places.get("cpuacct")
@@ -124,6 +136,14 @@ class Cgroup:
             name = f"blkio.throttle.{way}_bps_device"
             self._write("blkio", name, f"{device} {amount or 0}")
 
+    def _memory_directory(self) -> Path | None:
+        """Under systemd the scope's own files are systemd's, and what is below it is libvirt's."""
+        place = self.places.get("memory")
+        if place is None or place.version != 2:  # noqa: PLR2004
+            return None
+        below = place.directory / "libvirt"
+        return below if below.is_dir() else place.directory
+
     def _version(self, controller: str) -> int | None:
         place = self.places.get(controller)
         return None if place is None else place.version
@@ -159,7 +179,7 @@ def memory_guard_reason(root: Path) -> str:
     """Why this machine has no memory.high for VMs; "" when it has: it came with version 2."""
     unified = parse_mounts(read_text(root / "proc/mounts") or "", root).unified
     if unified is not None and "memory" in _unified_controllers(unified):
-        return ""
+        return "" if os.access(unified, os.W_OK) else "memory.high is for root to set"
     return "memory.high needs cgroup v2 with its memory controller; v1 has nothing like it"
 
 

@@ -49,11 +49,8 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """`soft_limit_bytes`: memtune's, None without. `marks`: ours beside the VM, by word."""
-
     memory: tuple[MemoryDevice, ...]
     interfaces: tuple[Interface, ...]
-    soft_limit_bytes: int | None
     guarded_bytes: int | None  # the grant that our guard was set for; None: no guard of ours
     net_found_bytes_per_s: int | None  # the limit before ours, 0 for none; None: no limit of ours
 
@@ -65,7 +62,6 @@ def parse_devices(text: str) -> DeviceFacts:
     return DeviceFacts(
         memory=tuple(device for device in memory if device is not None),
         interfaces=tuple(map(_interface, root.findall("devices/interface"))),
-        soft_limit_bytes=_size(root.find("memtune/soft_limit")),
         guarded_bytes=_mark(root, "guard"),
         net_found_bytes_per_s=_mark(root, "net"),
     )

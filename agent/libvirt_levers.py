@@ -35,7 +35,7 @@ from shared.resources import Resource
 NOT_SEEN = "no VM has been seen here yet, so it was not tried"
 
 _KIB = 1024
-_NO_DEVICES = DeviceFacts((), (), None, None, None)
+_NO_DEVICES = DeviceFacts((), (), None, None)
 
 Call = tuple[
     str, tuple[object, ...]
@@ -81,13 +81,6 @@ class VmLevers:
         if bytes_per_s is None:
             return [*limits, ("set_mark", ("net", None))]
         return [("set_mark", ("net", before or 0)), *limits]
-
-    def guard_calls(self, granted_bytes: int | None, high_bytes: int) -> list[Call]:
-        """A soft limit, which is memory.high on cgroup v2; `granted_bytes` None lifts it."""
-        if granted_bytes is None:
-            return [("set_soft_limit", (None,)), ("set_mark", ("guard", None))]
-        high_kib = high_bytes // _KIB
-        return [("set_mark", ("guard", granted_bytes)), ("set_soft_limit", (high_kib,))]
 
     def _memory(self, amount: int, actual_bytes: int | None) -> list[Call]:
         if not self.devices.memory:
@@ -147,7 +140,6 @@ def with_levers(reading: VmReading, levers: VmLevers) -> VmReading:
         net_limit_bytes_per_s=levers.net_limit_bytes_per_s,
         net_found_bytes_per_s=devices.net_found_bytes_per_s,
         memory_blocks=blocks_of(devices.memory, reading.memory_maximum_bytes),
-        memory_guard_bytes=devices.soft_limit_bytes,
         memory_guarded_bytes=devices.guarded_bytes,
     )
 

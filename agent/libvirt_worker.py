@@ -272,12 +272,6 @@ def set_interface(connection: Any, vm_id: str, device: str, rates: dict[str, int
     domain.setInterfaceParameters(device, rates, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
-def set_soft_limit(connection: Any, vm_id: str, kib: int | None) -> None:  # noqa: ANN401
-    wanted = libvirt.VIR_DOMAIN_MEMORY_PARAM_UNLIMITED if kib is None else kib
-    domain = active(connection, vm_id)
-    domain.setMemoryParameters({"soft_limit": wanted}, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-
-
 def set_mark(connection: Any, vm_id: str, word: str, amount: int | None) -> None:  # noqa: ANN401
     """A note of ours beside the running VM; it goes with it, and ends with it."""
     xml = None if amount is None else f"<{word} amount='{amount}'/>"
@@ -303,7 +297,6 @@ METHODS: dict[str, Callable[..., Any]] = {
     "set_blkio": set_blkio,
     "update_device": update_device,
     "set_interface": set_interface,
-    "set_soft_limit": set_soft_limit,
     "set_mark": set_mark,
     "set_stats_period": set_stats_period,
 }

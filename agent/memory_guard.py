@@ -40,6 +40,7 @@ class GuardedHypervisor:
         self._hypervisor = hypervisor
         self._enabled = enabled
         self._known: dict[str, VmReading] = {}
+        self._lifted: set[str] = set()  # for good, as far as we are concerned
         self._asked: dict[str, int] = {}  # memory that was asked for and has not shown yet
         self._said = RateLimited(logger, clock)
 
@@ -50,6 +51,7 @@ class GuardedHypervisor:
         readings = await self._hypervisor.read_all()
         present = {vm.vm_id for vm in readings}
         self._known = {vm_id: vm for vm_id, vm in self._known.items() if vm_id in present}
+        self._lifted &= present
         self._asked = {vm_id: asked for vm_id, asked in self._asked.items() if vm_id in present}
         await self._look_after(readings, may_tighten=True)
         return readings
@@ -122,7 +124,8 @@ class GuardedHypervisor:
 
     async def _guard(self, vm: VmReading, *, may_tighten: bool) -> None:
         is_ours = vm.memory_guarded_bytes is not None
-        if is_ours and (not self._enabled or vm.state is VmState.STARTING):
+        lifted = vm.vm_id in self._lifted  # and still marked: that failed, and is made up for
+        if is_ours and (lifted or not self._enabled or vm.state is VmState.STARTING):
             await self._set(vm, None)
             return
         is_theirs = vm.memory_guard_bytes is not None and not is_ours
@@ -140,7 +143,12 @@ class GuardedHypervisor:
             await self._set(vm, wanted)
 
     async def _set(self, vm: VmReading, guard: MemoryGuard | None) -> None:
+        if guard is None:
+            self._lifted.add(vm.vm_id)
+        else:
+            self._lifted.discard(vm.vm_id)
         await self._hypervisor.set_guard(vm.vm_id, guard)
+        self._lifted.discard(vm.vm_id)
         self._known[vm.vm_id] = replace(
             vm,
             memory_guarded_bytes=None if guard is None else guard.granted_bytes,
@@ -173,13 +181,16 @@ def guard_for(vm: VmReading, granted_bytes: int) -> MemoryGuard | None:
 
 
 async def hand_back(hypervisor: Hypervisor) -> None:
-    """Lifts every guard and network limit of ours, whoever set them; HypervisorError where one
-    stays."""
+    """Lifts every guard and network limit of ours, whoever set them; what stays is said."""
     for vm in await hypervisor.read_all():
-        if vm.memory_guarded_bytes is not None:
-            await hypervisor.set_guard(vm.vm_id, None)
-        if vm.net_found_bytes_per_s is not None:
-            await hypervisor.set_net_limit(vm.vm_id, None)
+        try:
+            if vm.memory_guarded_bytes is not None:
+                await hypervisor.set_guard(vm.vm_id, None)
+            if vm.net_found_bytes_per_s is not None:
+                await hypervisor.set_net_limit(vm.vm_id, None)
+        except HypervisorError as error:
+            extra = {"vm": vm.name, "cause": str(error)}
+            logger.warning("a guard or a network limit may still be in force", extra=extra)
 
 
 def _differs(wanted: MemoryGuard, vm: VmReading) -> bool:

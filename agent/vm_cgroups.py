@@ -27,6 +27,10 @@ class VmCgroups:
         """Without any places when the VM has no group of its own."""
         return self._cgroups.get(vm_id, Cgroup({}))
 
+    def find(self, vm_ids: Iterable[str]) -> None:
+        """So that `cgroup` knows them; those of other VMs are forgotten."""
+        self._find(frozenset(vm_ids))
+
     def _find(self, vm_ids: frozenset[str]) -> None:
         """Looks through /proc only when the VMs are others than last time, or one was restarted:
         then its groups, which carry libvirt's number of the run in their names, are gone."""

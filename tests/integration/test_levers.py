@@ -127,7 +127,7 @@ def test_a_guest_that_takes_pages_back_is_slowed_and_lives(here):
 
     async def scenario(hypervisor: LibvirtHypervisor) -> None:
         guarded = GuardedHypervisor(hypervisor, SystemClock())
-        shrunk, _ = await moves(guarded, guest.vm_id, 512, 128)
+        shrunk, _ = await moves(guarded, guest.vm_id, 512, 160)
         assert shrunk.outcome in {Outcome.APPLIED, Outcome.PARTIAL}
         granted = shrunk.after_amount or 0
         group = _memory_group(guest.vm_id)

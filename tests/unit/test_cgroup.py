@@ -14,6 +14,7 @@ from agent.cgroup import (
     device_node,
     format_cpu_max,
     format_io_max,
+    memory_guard_reason,
     millicores_to_quota,
     parse_cpu_max,
     parse_io_max,
@@ -98,6 +99,34 @@ def test_version_2_is_written(unified: Path) -> None:
     assert (scope / "io.max").read_text() == f"8:0 rbps={7 * MIB} wbps={7 * MIB}"
     group.set_io_limit_bytes_per_s("8:0", None)
     assert (scope / "io.max").read_text() == "8:0 rbps=max wbps=max"
+
+
+def test_memory_is_slowed_where_libvirt_has_its_own_group(unified: Path) -> None:
+    group, scope = vm_cgroup(unified, BETA_PID), unified / "sys/fs/cgroup" / SCOPE2
+    assert group.memory_high_bytes() is None
+    group.set_memory_high_bytes(200 * MIB)
+    assert (scope / "libvirt/memory.high").read_text() == str(200 * MIB)
+    assert group.memory_high_bytes() == 200 * MIB
+    group.set_memory_high_bytes(None)
+    assert (scope / "libvirt/memory.high").read_text() == "max"
+    assert group.memory_high_bytes() is None
+    shutil.rmtree(scope / "libvirt")  # without systemd there is none below
+    group.set_memory_high_bytes(300 * MIB)
+    assert (scope / "memory.high").read_text() == str(300 * MIB)
+
+
+def test_version_2_has_memory_high_with_its_controller(unified: Path) -> None:
+    assert "controller" in memory_guard_reason(unified)
+    (unified / "sys/fs/cgroup/cgroup.controllers").write_text("cpu io memory\n")
+    assert memory_guard_reason(unified) == ""
+
+
+def test_version_1_has_no_memory_high(hybrid: Path) -> None:
+    assert "cgroup v2" in memory_guard_reason(hybrid)
+    group = vm_cgroup(hybrid, ALPHA_PID)
+    assert group.memory_high_bytes() is None
+    with pytest.raises(HypervisorError, match="cgroup v2"):
+        group.set_memory_high_bytes(MIB)
 
 
 def test_shared_and_root_groups_are_not_the_vms(hybrid: Path) -> None:

@@ -29,7 +29,6 @@ XML = """<domain type='qemu'>
   <other:guard xmlns:other='urn:other' amount='1'/>
  </metadata>
  <memory unit='KiB'>1310720</memory>
- <memtune><hard_limit unit='KiB'>9</hard_limit><soft_limit unit='KiB'>524288</soft_limit></memtune>
  <devices>
   <memory model='dimm'><target><size unit='KiB'>262144</size><node>0</node></target></memory>
   {memory}
@@ -57,7 +56,6 @@ def test_what_the_xml_tells() -> None:
     (memory,) = facts.memory
     assert (memory.size_bytes, memory.block_bytes) == (512 * MIB, 2 * MIB)
     assert (memory.requested_bytes, memory.current_bytes) == (128 * MIB, 128 * MIB)
-    assert facts.soft_limit_bytes == 512 * MIB
     assert facts.guarded_bytes == 256 * MIB
     assert facts.net_found_bytes_per_s is None
     assert facts.interfaces == (
@@ -68,7 +66,7 @@ def test_what_the_xml_tells() -> None:
 
 def test_a_domain_with_nothing_of_it() -> None:
     facts = parse_devices("<domain><devices/></domain>")
-    assert facts == DeviceFacts((), (), None, None, None)
+    assert facts == DeviceFacts((), (), None, None)
     assert blocks_of(facts.memory, 512 * MIB) is None
 
 
@@ -224,11 +222,6 @@ def test_the_mark_stands_as_long_as_the_limit_may() -> None:
     assert [call[0] for call in calls] == ["set_interface", "set_interface", "set_mark"]
     assert calls[0][1] == ("vnet0", format_rate(2 * MIB))
     assert with_devices(facts_of()).net_calls(MIB)[0][1] == ("net", 0)
-    assert [call[0] for call in levers.guard_calls(MIB, 3 * MIB)] == ["set_mark", "set_soft_limit"]
-    assert levers.guard_calls(None, 0) == [
-        ("set_soft_limit", (None,)),
-        ("set_mark", ("guard", None)),
-    ]
 
 
 def test_a_reading_gets_what_bulk_statistics_do_not_tell() -> None:
@@ -237,5 +230,5 @@ def test_a_reading_gets_what_bulk_statistics_do_not_tell() -> None:
     vm = with_levers(bare, levers)
     assert (vm.cpu_quota_millicores, vm.io_limit_bytes_per_s) == (500, 7)
     assert vm.memory_blocks == MemoryBlocks(2 * MIB, 768 * MIB)
-    assert (vm.memory_guard_bytes, vm.memory_guarded_bytes) == (512 * MIB, 256 * MIB)
+    assert vm.memory_guarded_bytes == 256 * MIB
     assert (vm.net_limit_bytes_per_s, vm.net_found_bytes_per_s) == (None, None)

@@ -189,6 +189,36 @@ def test_switched_off_it_only_lifts_what_was_set():
     asyncio.run(scenario())
 
 
+def test_a_guard_that_could_not_be_lifted_whole_is_lifted_again_not_set():
+    async def scenario():
+        world = World()
+        await world.moves_to(400)
+        world.kernel.broken = True
+        with pytest.raises(HypervisorError):
+            await world.moves_to(1024)
+        world.kernel.broken = False
+        await world.guarded.read_all()
+        assert world.kernel.done[-1] == ("guard", 0)
+        await world.guarded.read_all()
+        assert world.kernel.done[-1] == ("guard", 0) and len(world.kernel.done) == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_guard_that_did_not_come_along_is_set_again():
+    """The mark travels with a VM that migrates, its group does not."""
+
+    async def scenario():
+        world = World()
+        await world.moves_to(400)
+        again = GuardedHypervisor(world.kernel, world.clock)
+        world.kernel.seen = {"memory_guard_bytes": None}
+        await again.read_all()
+        assert world.kernel.done[-1] == ("guard", 656) and len(world.kernel.done) == 3
+
+    asyncio.run(scenario())
+
+
 def test_a_host_without_guards_moves_memory_all_the_same():
     async def scenario():
         world = World()
