@@ -123,7 +123,7 @@ def renew(
     The sequence is looked at but not remembered: a renewal overtakes a command that waits in the
     agent's queue, and must not make that command look old.
     """
-    refusal = _authority(header, state) or _lateness(header, now_tick_ns)
+    refusal = objection(header, state, now_tick_ns)
     if refusal is not None:
         return state, refusal
     if header.epoch > state.epoch_highest:
@@ -131,6 +131,11 @@ def renew(
     if fallback:
         state = replace(state, fallback=_by_lever(fallback))
     return replace(state, lease_until_tick_ns=_lease_end(header, state, now_tick_ns)), None
+
+
+def objection(header: Header, state: GuardState, now_tick_ns: int) -> Refused | None:
+    """To a word that moves nothing by itself and grants nothing: I7 and I6."""
+    return _authority(header, state) or _lateness(header, now_tick_ns)
 
 
 def has_lease_ended(state: GuardState, now_tick_ns: int) -> bool:

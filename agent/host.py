@@ -16,6 +16,7 @@ from agent.found import FoundStore
 from agent.hypervisor import Hypervisor
 from agent.identity import Identity
 from agent.metrics import AgentMetrics
+from agent.net_limits import NetLimiter
 from agent.sampler import Sampler
 from agent.settings import AgentSettings
 from agent.state import StateStore
@@ -87,6 +88,7 @@ class Host:
         """Until cancelled: obeys the controller, and finds the way back when it falls silent."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_the_lease())
+            tasks.create_task(self._limit_networks())
             if self._settings.controller_address:
                 # Seeded by the node: a fleet spreads out, one agent repeats itself.
                 self._uplink = Uplink(
@@ -138,6 +140,12 @@ class Host:
     async def _watch_the_lease(self) -> None:
         while True:
             await self.steward.walk()
+            await asyncio.sleep(LEASE_LOOK_S)
+
+    async def _limit_networks(self) -> None:
+        limiter = NetLimiter(self._hypervisor, self._clock)
+        while True:
+            await limiter.keep(self.steward.net_limits)
             await asyncio.sleep(LEASE_LOOK_S)
 
     async def _readings(self) -> Readings:

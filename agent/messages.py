@@ -27,6 +27,13 @@ def renewal_of(message: pb.Renew) -> tuple[Header, Fallback]:
     return header_of(message.header), _fallback_of(message.fallback)
 
 
+def net_limits_of(message: pb.NetLimits) -> tuple[Header, dict[str, int]]:
+    limits = {each.vm_id: _amount_of(each.bytes_per_s) for each in message.limits}
+    if 0 in limits.values():
+        raise ValueError("a network limit of 0 would cut a VM off")
+    return header_of(message.header), limits
+
+
 def header_of(message: pb.Header) -> Header:
     if not message.command_id:
         raise ValueError("the command has no id")

@@ -60,6 +60,7 @@ class Steward:
         self._saving = asyncio.Lock()
         self._lease_on_disk_ns = state.lease_until_tick_ns or 0
         self._said = RateLimited(logger, clock)
+        self._net_limits: dict[str, int] | None = None
 
     @property
     def state(self) -> GuardState:
@@ -95,6 +96,20 @@ class Steward:
         if self._differs(before) or self._is_disk_behind(header):
             await self._save_quietly()
         return None
+
+    def limit_net(self, header: Header, limits: dict[str, int]) -> Ack | None:
+        """What operators want the network of VMs limited to; None: taken. `agent.net_limits` sees
+        to it."""
+        refusal = guard.objection(header, self._state, self._clock.tick_ns())
+        if refusal is not None:
+            return self._refuse(header, refusal)
+        self._net_limits = limits
+        return None
+
+    @property
+    def net_limits(self) -> dict[str, int] | None:
+        """Bytes/s by VM that hold now; None: not known, since nobody has said so yet."""
+        return {} if self._has_ended() else self._net_limits
 
     def refuse(self, header: Header, detail: str) -> Ack:
         """The answer to a command that cannot even be looked at."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
-from agent.messages import ack_message, command_of, renewal_of
+from agent.messages import ack_message, command_of, net_limits_of, renewal_of
 from agent.steps import Ack, Command, Fallback, Header
 from shared.clock import SECOND_NS, Clock
 from shared.log import RateLimited
@@ -51,6 +51,8 @@ class Orders(Protocol):
     async def apply(self, command: Command) -> Ack: ...
 
     async def renew(self, header: Header, fallback: Fallback) -> Ack | None: ...
+
+    def limit_net(self, header: Header, limits: dict[str, int]) -> Ack | None: ...
 
     def refuse(self, header: Header, detail: str) -> Ack: ...
 
@@ -137,6 +139,10 @@ class Uplink:
                 self._take(command_of(message.apply))
             elif kind == "renew":
                 refusal = await self._orders.renew(*renewal_of(message.renew))
+                if refusal is not None:
+                    self._send(refusal)
+            elif kind == "net_limits":
+                refusal = self._orders.limit_net(*net_limits_of(message.net_limits))
                 if refusal is not None:
                     self._send(refusal)
         except ValueError as error:

@@ -14,7 +14,8 @@ from grpc import aio
 from controller.core.state import MISSING, Mode, Snapshot
 from controller.events import Broadcast, TooManyWatchers
 from controller.explain import explanation
-from controller.overrides import FLEET, NODE, VM, Freeze, ModeChange, Override, Pin
+from controller.net_rows import why_not_limited
+from controller.overrides import FLEET, NET, NODE, VM, Freeze, ModeChange, NetPin, Override, Pin
 from controller.rows import node_rows, plan_message, status_message, vm_rows
 from controller.view import View
 from shared.clock import SECOND_NS, Clock
@@ -26,6 +27,7 @@ from shared.resources import Resource, amount_text, resource_of
 ID_LETTERS_MIN = 4  # fewer letters of an id are a guess, not a name
 CLOSE_GRACE_S = 1.0
 AMOUNT_MAX = 2**62
+NET_AMOUNT_MIN = 16 * 1024  # bytes/s: below it a VM can hardly be reached any more
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", 256 * 1024),
     ("grpc.so_reuseport", 0),
@@ -146,6 +148,8 @@ class AdminServicer(rpc.AdminServicer):
         self, request: pb.PinRequest, context: Context
     ) -> pb.Changed:
         snapshot, machine = await self._vm(request.vm, context)
+        if request.resource == NET:
+            return await self._pin_net(request, snapshot, machine, context)
         try:
             resource = resource_of(request.resource)
         except ValueError as error:
@@ -166,6 +170,26 @@ class AdminServicer(rpc.AdminServicer):
         text = f"{word} of {name} is pinned at {amount_text(resource, amount)}"
         if not snapshot.lever[machine, resource]:
             text += f" (its host has no {word} lever: nothing will change)"
+        return await self._override(pin, text + _for_how_long(request.ttl_seconds))
+
+    async def _pin_net(
+        self, request: pb.PinRequest, snapshot: Snapshot, machine: int, context: Context
+    ) -> pb.Changed:
+        vm_id, name = snapshot.ids[machine], snapshot.names[machine]
+        if request.release:
+            nothing = f"no pin on the network of {name}"
+            return await self._release(("pin", vm_id, NET), request.by, nothing)
+        if not NET_AMOUNT_MIN <= request.amount <= AMOUNT_MAX:
+            least = amount_text(Resource.IO, NET_AMOUNT_MIN)
+            await _refuse(context, f"say how much may pass each way, {least} or more")
+        pin = NetPin(
+            vm_id=vm_id,
+            amount=request.amount,
+            by=request.by,
+            expires_tick_ns=self._end(request.ttl_seconds),
+        )
+        text = f"the network of {name} is limited to {amount_text(Resource.IO, request.amount)}"
+        text += why_not_limited(self._desk.view(), snapshot, machine)
         return await self._override(pin, text + _for_how_long(request.ttl_seconds))
 
     async def Freeze(  # noqa: N802 - likewise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from controller.ctl_types import Duration, parse_amount
+from controller.ctl_types import Duration, parse_amount, parse_rate
 from shared.resources import resource_of
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def reject(controller: str | None, plan_id: str, why: str, by: str, as_json: boo
 
 @click.command()
 @one_vm
-@click.argument("resource", type=click.Choice(["cpu", "memory", "io"]))
+@click.argument("resource", type=click.Choice(["cpu", "memory", "io", "net"]))
 @click.argument("amount", required=False)
 @lasting
 @releasing
@@ -177,11 +177,14 @@ def pin(
     by: str,
     as_json: bool,
 ) -> None:
-    """Keeps RESOURCE of VM at AMOUNT (1.5 cores, 256MiB, 4MiB/s) or at what it has now."""
+    """Keeps RESOURCE of VM at AMOUNT (1.5 cores, 256MiB, 4MiB/s) or at what it has now.
+
+    For net, AMOUNT is the most that passes each way; it holds while a controller is there.
+    """
     from shared.pb import admin_pb2 as pb
 
     try:
-        wanted = None if amount is None else parse_amount(resource_of(resource), amount)
+        wanted = None if amount is None else _parsed(resource, amount)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
@@ -196,6 +199,12 @@ def pin(
         )
 
     _change(controller, "Pin", as_json, request)
+
+
+def _parsed(resource: str, amount: str) -> int:
+    if resource == "net":
+        return parse_rate(amount)
+    return parse_amount(resource_of(resource), amount)
 
 
 @click.command()

@@ -18,6 +18,7 @@ _MEANING = (
     'skill: 1 perfect, 0 no better than "as now" or at rest, below 0 worse\n'
     "under p95: share of outcomes at or below p95, which should be 95 %; ?: too early"
 )
+NET = "net"  # bytes/s like I/O, and no resource that is planned
 NOVEL = 1.0  # novelty above it: unlike what the network was taught
 WIDE_COLUMNS = 122  # what the table of VMs needs
 AMOUNTS = (">use", ">p50", ">p95", ">grant")
@@ -114,6 +115,8 @@ def show_vms(vms: Sequence[pb.VmRow]) -> None:
         name = escape(vm.name) + (" [magenta](simulated)[/]" if vm.simulated else "")
         about = (name, vm.mode, state_text(vm.state))
         amounts = list(vm.resources) or [pb.Amounts(resource="?")]
+        if vm.HasField("net"):
+            amounts.append(vm.net)
         for row in _wide_rows(about, amounts) if wide else _narrow_rows(about, amounts):
             table.add_row(*row)
         table.add_section()
@@ -168,6 +171,7 @@ def _print_reasons(vms: Sequence[pb.VmRow]) -> None:
 def _wide_rows(about: tuple[str, ...], resources: Sequence[pb.Amounts]) -> Iterator[list[str]]:
     for place, amounts in enumerate(resources):
         bounds = f"{amount(amounts, 'floor')} .. {amount(amounts, 'ceiling')}"
+        bounds = "" if amounts.resource == NET else bounds
         first = about if place == 0 else ("",) * len(about)
         yield [*first, amounts.resource, *_amount_cells(amounts), bounds]
 
@@ -182,6 +186,9 @@ def _narrow_rows(about: tuple[str, ...], resources: Sequence[pb.Amounts]) -> Ite
 
 def _amount_cells(amounts: pb.Amounts) -> list[str]:
     fields = ("used", "forecast_p50", "forecast_p95", "limit")
+    if amounts.resource == NET:  # nothing of it is forecast, and most have no limit
+        limit = amount(amounts, "limit") if amounts.HasField("limit") else "no limit"
+        return [amount(amounts, "used"), "", "", limit]
     return [amount(amounts, field) for field in fields]
 
 
@@ -252,7 +259,7 @@ def amount(amounts: pb.Amounts, field: str) -> str:
 
 def amount_of(word: str, value: int) -> str:
     try:
-        resource = resource_of(word)
+        resource = Resource.IO if word == NET else resource_of(word)
     except ValueError:
         return str(value)  # a newer controller knows more resources than we do
     if resource is not Resource.CPU and value < 0:

@@ -26,6 +26,14 @@ def parse_amount(resource: Resource, text: str) -> int:
     return round(number * _BYTES[unit])
 
 
+def parse_rate(text: str) -> int:
+    """`10MiB/s` in bytes/s; ValueError otherwise."""
+    match = _NUMBER.fullmatch(text.strip().lower())
+    if match is None or match[2] not in _BYTES:
+        raise ValueError(f"{text!r} is no rate; write it like 10MiB/s")
+    return round(float(match[1]) * _BYTES[match[2]])
+
+
 def _amount_help(resource: Resource, text: str) -> str:
     like = {
         Resource.CPU: "1.5 (cores) or 1500m",

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -67,6 +67,7 @@ class Dispatcher:
         self._spoken: dict[str, int] = {}  # node -> the epoch in which it was last sent something
         self._waiting: dict[str, _Waiting] = {}
         self._answered: OrderedDict[str, str] = OrderedDict()  # command -> node
+        self._without_net_limits: dict[str, str] = {}  # node -> run that was told of none
         self._closing = False
 
     async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
@@ -146,6 +147,28 @@ class Dispatcher:
             log.info("lease not renewed", extra={"cause": str(error)})
             return False
         return True
+
+    async def limit_net(
+        self, limits: Mapping[str, Mapping[str, int]], epoch: int, policy: Policy
+    ) -> None:
+        """What operators limit networks to, by node and VM: each time where there are some, once
+        to each run of an agent where there are none."""
+        for node_id, wanted in limits.items():
+            agent = self._sessions.agents.get(node_id)
+            if agent is None or not agent.connected or self._closing or self._is_over(agent, epoch):
+                continue
+            if not wanted and self._without_net_limits.get(node_id) == agent.run_id:
+                continue
+            header = self._header(agent, "", epoch, agent.generation, policy)
+            self._remember(header.command_id, node_id)
+            each = [pb.NetLimit(vm_id=vm_id, bytes_per_s=rate) for vm_id, rate in wanted.items()]
+            told = pb.NetLimits(header=header, limits=each)
+            try:
+                await self._sessions.send(node_id, pb.ControllerMessage(net_limits=told))
+            except DispatchError as error:
+                log.info("network limits not told", extra={"cause": str(error)})
+                continue
+            self._without_net_limits[node_id] = "" if wanted else agent.run_id
 
     async def _carry_out(self, progress: Progress, node: int, steps: list[Step]) -> None:
         """One command to one host, and its answer into the progress."""

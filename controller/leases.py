@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 from controller.core.state import MISSING, Decision, Hold, Mode, Policy, Snapshot, VerifiedPlan
 from controller.dispatch import Renewal
 from controller.outcome import PlanOutcome, Result
+from controller.overrides import Overrides
 
 DONE = {Result.APPLIED, Result.UNCHANGED, Result.GONE}
 
@@ -32,7 +33,7 @@ def renewals(
         stands = isinstance(tree.verdict, VerifiedPlan) and _is_done(
             by_root.get(tree.root), bool(plan.steps)
         )
-        for host in _hosts(snapshot, tree.root, policy):
+        for host in spoken_to(snapshot, tree.root, policy):
             if host not in commanded:
                 # A plan that stopped half-way leaves the fallbacks that were in force.
                 fallback = tuple(e for e in plan.fallback if e.node == host) if stands else ()
@@ -41,13 +42,30 @@ def renewals(
     return tuple(found)
 
 
+def net_limits(
+    snapshot: Snapshot, overrides: Overrides, roots: Collection[int], policy: Policy
+) -> dict[str, dict[str, int]]:
+    """Bytes/s by VM of each host that is spoken to, by its id; only where the mode lets it."""
+    wanted = {pin.vm_id: pin.amount for pin in overrides.net_pins()}
+    hosts = (host for root in roots for host in spoken_to(snapshot, root, policy))
+    return {
+        snapshot.ids[host]: {
+            snapshot.ids[vm]: wanted[snapshot.ids[vm]]
+            for vm in snapshot.children(host)
+            if snapshot.ids[vm] in wanted and snapshot.mode[vm] == Mode.ENFORCE
+        }
+        for host in hosts
+    }
+
+
 def _is_done(outcome: PlanOutcome | None, has_steps: bool) -> bool:
     if outcome is None:
         return not has_steps
     return all(one.result in DONE for one in outcome.steps)
 
 
-def _hosts(snapshot: Snapshot, root: int, policy: Policy) -> Iterable[int]:
+def spoken_to(snapshot: Snapshot, root: int, policy: Policy) -> Iterable[int]:
+    """Hosts below `root` with fresh readings where somebody may move something."""
     for host in (machine for machine in snapshot.tree(root) if snapshot.children(machine)):
         age_ns = int(snapshot.sample_age_ns[host])
         fresh = age_ns != MISSING and age_ns <= policy.sample_age_ns_max

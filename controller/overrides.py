@@ -17,6 +17,7 @@ from shared.resources import Resource
 FLEET = "fleet"
 NODE = "node"
 VM = "vm"
+NET = "net"  # what a network limit is called where people name resources
 
 
 class Pin(Struct, frozen=True, tag="pin", forbid_unknown_fields=True):
@@ -31,6 +32,19 @@ class Pin(Struct, frozen=True, tag="pin", forbid_unknown_fields=True):
     @property
     def key(self) -> tuple[str, ...]:
         return ("pin", self.vm_id, self.resource.word)
+
+
+class NetPin(Struct, frozen=True, tag="net", forbid_unknown_fields=True):
+    """A VM's network passes at most so many bytes/s each way; networks are not planned."""
+
+    vm_id: str
+    amount: int
+    by: str = ""
+    expires_tick_ns: int | None = None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        return ("pin", self.vm_id, NET)
 
 
 class Freeze(Struct, frozen=True, tag="freeze", forbid_unknown_fields=True):
@@ -59,8 +73,8 @@ class ModeChange(Struct, frozen=True, tag="mode", forbid_unknown_fields=True):
         return ("mode", self.scope, self.target)
 
 
-Override = Pin | Freeze | ModeChange
-_Kind = TypeVar("_Kind", Pin, Freeze, ModeChange)
+Override = Pin | NetPin | Freeze | ModeChange
+_Kind = TypeVar("_Kind", Pin, NetPin, Freeze, ModeChange)
 
 
 class Overrides(Struct, frozen=True):
@@ -84,6 +98,9 @@ class Overrides(Struct, frozen=True):
 
     def pins(self) -> tuple[Pin, ...]:
         return self._of(Pin)
+
+    def net_pins(self) -> tuple[NetPin, ...]:
+        return self._of(NetPin)
 
     def freezes(self) -> tuple[Freeze, ...]:
         return self._of(Freeze)

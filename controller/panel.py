@@ -125,4 +125,6 @@ def node_info(node: Node) -> NodeInfo:
         roles=node.roles,
         vm_ids=node.vm_ids,
         vm_delay_us_per_s=node.vm_delay_us_per_s,
+        vm_net_used_bytes_per_s=node.vm_net_used_bytes_per_s,
+        vm_net_limit_bytes_per_s=node.vm_net_limit_bytes_per_s,
     )

@@ -11,6 +11,7 @@ from controller.core.state import MISSING, Broken, Forecast, Hold, Ints, Mode, S
 from controller.forecast.empirical import BORROWED
 from controller.forecast.empirical import METHOD as EMPIRICAL
 from controller.inside import cpu_waiting, inside_message, tell_waits
+from controller.net_rows import tell_networks
 from controller.outcome import Result, StepOutcome
 from controller.view import REJECTED, WAITING, NodeInfo, PlanRecord, View
 from shared.clock import MILLISECOND_NS
@@ -71,7 +72,9 @@ def vm_rows(view: View, node_id: str = "") -> pb.Vms:
         if not node_id or snapshot.ids[int(snapshot.parent[machine])] == node_id
     ]
     wait = cpu_waiting(view, snapshot)
-    return pb.Vms(vms=[vm_row(view, snapshot, machine, wait) for machine in chosen])
+    rows = pb.Vms(vms=[vm_row(view, snapshot, machine, wait) for machine in chosen])
+    tell_networks(rows.vms, view)
+    return rows
 
 
 def vm_row(view: View, snapshot: Snapshot, machine: int, wait: Ints) -> pb.VmRow:

@@ -48,6 +48,7 @@ class ScriptedAgent:
         self.tick_ns = TICK_NS
         self.applies: list[pb.Apply] = []
         self.renewals: list[pb.Renew] = []
+        self.net_limits: list[dict[str, int]] = []
         self.ended_with: grpc.StatusCode | None = None
         self.ended = asyncio.Event()
         self._beat_s = beat_s
@@ -152,8 +153,14 @@ class ScriptedAgent:
         self.ended.set()
 
     async def _hear(self, message: pb.ControllerMessage) -> None:
-        if message.WhichOneof("kind") == "renew":
+        kind = message.WhichOneof("kind")
+        if kind == "renew":
             self.renewals.append(message.renew)
+            return
+        if kind == "net_limits":
+            self.net_limits.append(
+                {one.vm_id: one.bytes_per_s for one in message.net_limits.limits}
+            )
             return
         self.applies.append(message.apply)
         ack = await self.script(self, message.apply)

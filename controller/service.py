@@ -33,7 +33,7 @@ from controller.forecast.protocol import History, Standing
 from controller.forecast.skill import SkillBook, update
 from controller.gate import Apply, Ask, Gated, Held, gate, reverify
 from controller.ingest import Ingest
-from controller.leases import renewals
+from controller.leases import net_limits, renewals
 from controller.metrics import ControllerMetrics
 from controller.outcome import PlanOutcome
 from controller.panel import judged
@@ -301,6 +301,8 @@ class Controller:
     ) -> None:
         due = renewals(look.snapshot, decision, roots, outcomes, self._policy)
         await self.dispatcher.renew(due, self.epoch, self._policy)
+        nets = net_limits(look.snapshot, self.desk.overrides, roots, self._policy)
+        await self.dispatcher.limit_net(nets, self.epoch, self._policy)
 
     async def _account(self, outcomes: list[PlanOutcome], look: Look) -> None:
         for outcome in outcomes:

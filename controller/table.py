@@ -55,6 +55,8 @@ class Node:
     roles: tuple[RoleUse, ...] = ()
     vm_ids: tuple[str, ...] = ()
     vm_delay_us_per_s: Sequence[int] = ()  # of each: runnable but not running
+    vm_net_used_bytes_per_s: Sequence[int] = ()
+    vm_net_limit_bytes_per_s: Sequence[int] = ()
     vm_slots: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     foreign: dict[int, Claim] = field(default_factory=dict)  # by slot
     said_to_be_vm: bool = False  # by another that says it is none itself
@@ -75,6 +77,8 @@ class Node:
         self.levers, self.readings = block.levers, block.node
         self.loans, self.roles = block.loans, block.roles
         self.vm_delay_us_per_s = block.columns["cpu_delay_us_per_s"]
+        self.vm_net_used_bytes_per_s = block.columns["net_used_bytes_per_s"]
+        self.vm_net_limit_bytes_per_s = block.columns["net_limit_bytes_per_s"]
 
     def used(self) -> Ints:
         """(3,) use of the node's own machine, MISSING where unknown."""

@@ -202,7 +202,7 @@ class Vms(_message.Message):
     def __init__(self, vms: _Optional[_Iterable[_Union[VmRow, _Mapping]]] = ...) -> None: ...
 
 class VmRow(_message.Message):
-    __slots__ = ("vm_id", "name", "node_id", "mode", "state", "resources", "forecast_age_ms", "priority", "simulated", "waits", "short_node_id")
+    __slots__ = ("vm_id", "name", "node_id", "mode", "state", "resources", "forecast_age_ms", "priority", "simulated", "waits", "short_node_id", "net")
     VM_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -214,6 +214,7 @@ class VmRow(_message.Message):
     SIMULATED_FIELD_NUMBER: _ClassVar[int]
     WAITS_FIELD_NUMBER: _ClassVar[int]
     SHORT_NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    NET_FIELD_NUMBER: _ClassVar[int]
     vm_id: str
     name: str
     node_id: str
@@ -225,7 +226,8 @@ class VmRow(_message.Message):
     simulated: bool
     waits: _containers.RepeatedCompositeFieldContainer[Wait]
     short_node_id: str
-    def __init__(self, vm_id: _Optional[str] = ..., name: _Optional[str] = ..., node_id: _Optional[str] = ..., mode: _Optional[str] = ..., state: _Optional[str] = ..., resources: _Optional[_Iterable[_Union[Amounts, _Mapping]]] = ..., forecast_age_ms: _Optional[int] = ..., priority: _Optional[int] = ..., simulated: _Optional[bool] = ..., waits: _Optional[_Iterable[_Union[Wait, _Mapping]]] = ..., short_node_id: _Optional[str] = ...) -> None: ...
+    net: Amounts
+    def __init__(self, vm_id: _Optional[str] = ..., name: _Optional[str] = ..., node_id: _Optional[str] = ..., mode: _Optional[str] = ..., state: _Optional[str] = ..., resources: _Optional[_Iterable[_Union[Amounts, _Mapping]]] = ..., forecast_age_ms: _Optional[int] = ..., priority: _Optional[int] = ..., simulated: _Optional[bool] = ..., waits: _Optional[_Iterable[_Union[Wait, _Mapping]]] = ..., short_node_id: _Optional[str] = ..., net: _Optional[_Union[Amounts, _Mapping]] = ...) -> None: ...
 
 class Wait(_message.Message):
     __slots__ = ("machine_id", "machine", "host_id", "host", "millicores", "share_millicores")

@@ -80,12 +80,14 @@ class Beat(_message.Message):
     def __init__(self, agent_tick_ns: _Optional[int] = ..., generation: _Optional[int] = ..., epoch_highest: _Optional[int] = ...) -> None: ...
 
 class ControllerMessage(_message.Message):
-    __slots__ = ("apply", "renew")
+    __slots__ = ("apply", "renew", "net_limits")
     APPLY_FIELD_NUMBER: _ClassVar[int]
     RENEW_FIELD_NUMBER: _ClassVar[int]
+    NET_LIMITS_FIELD_NUMBER: _ClassVar[int]
     apply: Apply
     renew: Renew
-    def __init__(self, apply: _Optional[_Union[Apply, _Mapping]] = ..., renew: _Optional[_Union[Renew, _Mapping]] = ...) -> None: ...
+    net_limits: NetLimits
+    def __init__(self, apply: _Optional[_Union[Apply, _Mapping]] = ..., renew: _Optional[_Union[Renew, _Mapping]] = ..., net_limits: _Optional[_Union[NetLimits, _Mapping]] = ...) -> None: ...
 
 class Header(_message.Message):
     __slots__ = ("command_id", "plan_id", "epoch", "sequence", "based_on_generation", "agent_tick_ns", "ttl_ms", "lease_ms", "dry_run")
@@ -186,6 +188,22 @@ class Renew(_message.Message):
     leash: _containers.RepeatedCompositeFieldContainer[Leash]
     reserve: _containers.RepeatedCompositeFieldContainer[Reserve]
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., fallback: _Optional[_Iterable[_Union[Fallback, _Mapping]]] = ..., leash: _Optional[_Iterable[_Union[Leash, _Mapping]]] = ..., reserve: _Optional[_Iterable[_Union[Reserve, _Mapping]]] = ...) -> None: ...
+
+class NetLimits(_message.Message):
+    __slots__ = ("header", "limits")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    limits: _containers.RepeatedCompositeFieldContainer[NetLimit]
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., limits: _Optional[_Iterable[_Union[NetLimit, _Mapping]]] = ...) -> None: ...
+
+class NetLimit(_message.Message):
+    __slots__ = ("vm_id", "bytes_per_s")
+    VM_ID_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    vm_id: str
+    bytes_per_s: int
+    def __init__(self, vm_id: _Optional[str] = ..., bytes_per_s: _Optional[int] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("command_id", "plan_id", "epoch", "generation", "agent_tick_ns", "accepted", "refusal", "results")
