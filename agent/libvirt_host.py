@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from agent.cgroup import memory_guard_reason
+from agent.guard_files import GuardFiles
 from agent.hypervisor import (
     BEGINNINGS,
     GUARD_WORD,
@@ -32,7 +32,6 @@ from agent.libvirt_client import WorkerClient, WorkerLost
 from agent.libvirt_found import Runs, calls_for, sight_of
 from agent.libvirt_levers import Call, VmLevers, look, reason_of, with_levers
 from agent.libvirt_readings import event_of, parse_domain_xml, to_reading
-from agent.vm_cgroups import VmCgroups
 from shared.clock import SECOND_NS, Clock
 from shared.errors import HypervisorError, HypervisorTimeout, HypervisorUnavailable, VmGone
 from shared.log import RateLimited
@@ -102,7 +101,7 @@ class LibvirtHypervisor:
         self._may_configure = may_configure
         self._budget_s = call_budget_s
         self._root = root
-        self._cgroups = VmCgroups(root)
+        self._guards = GuardFiles(uri, root)
         self._vms: dict[str, _Vm] = {}
         self._runs = Runs(root)
         self._recorder: Recorder | None = None
@@ -138,8 +137,7 @@ class LibvirtHypervisor:
             records = await self._read_each()
         present = {record[0] for record in records}
         self._vms = {vm_id: vm for vm_id, vm in self._vms.items() if vm_id in present}
-        if not self.why_no_guard():
-            self._cgroups.find(present)
+        self._guards.find(present)
         await self._inspect_due()
         await self._look_at_migrations()
         return tuple(self._reading(*record) for record in records)
@@ -172,29 +170,23 @@ class LibvirtHypervisor:
         await self._inspect(vm_id)
 
     async def set_guard(self, vm_id: str, guard: MemoryGuard | None) -> None:
-        """Not through libvirt: a VM that its guard slows down no longer answers it, and then only
-        the kernel can be asked to let go. Our mark beside the VM comes before a guard and goes
-        after it, but more room comes before everything."""
-        why = self.why_no_guard()
-        if why:
+        """Our mark beside the VM comes before a guard and goes after it, but more room comes
+        before everything."""
+        if why := self.why_no_guard():
             raise HypervisorError(f"no memory guard: {why}")
-        self._cgroups.find(self._vms)
-        group = self._cgroups.cgroup(vm_id)
-        high = None if guard is None else guard.high_bytes
-        granted = None if guard is None else guard.granted_bytes
-        gives_way = high is None or high > (group.memory_high_bytes() or high)
-        if gives_way:  # in a thread: the kernel may have to look for pages first
-            await asyncio.to_thread(group.set_memory_high_bytes, high)
+        self._guards.find(self._vms)
+        high, granted = (None, None) if guard is None else (guard.high_bytes, guard.granted_bytes)
+        gives_way = self._guards.gives_way(vm_id, high)
+        if gives_way:
+            await self._guards.write(vm_id, high)
         await self._about_to_change(vm_id, GUARD_WORD)
         await self._vm_call(vm_id, "control", "set_mark", "guard", granted)
         if not gives_way:
-            await asyncio.to_thread(group.set_memory_high_bytes, high)
+            await self._guards.write(vm_id, high)
         await self._inspect(vm_id)
 
     def why_no_guard(self) -> str:
-        if self._uri.endswith("/session"):
-            return "a session hypervisor has no cgroups; run it as root (qemu:///system)"
-        return memory_guard_reason(self._root)
+        return self._guards.why_not()
 
     def record(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -314,8 +306,7 @@ class LibvirtHypervisor:
     def _reading(self, vm_id: str, name: str, stats: dict[str, int]) -> VmReading:
         vm = self._vms.get(vm_id, _Vm())
         reading = with_levers(to_reading(vm_id, name, stats), vm.levers)
-        high = self._cgroups.cgroup(vm_id).memory_high_bytes()
-        reading = replace(reading, memory_guard_bytes=high)
+        reading = replace(reading, memory_guard_bytes=self._guards.high_bytes(vm_id))
         moves = vm.migrating and reading.state is VmState.RUNNING
         return replace(reading, state=VmState.MIGRATING) if moves else reading
 
