@@ -1,30 +1,29 @@
 """What an agent costs: memory of both roles, CPU of a host agent with many VMs.
 
 `python tests/bench/bench_agent.py [--vms 50] [--seconds 60]`. Real processes: nats-server, a
-controller that observes, a host agent with its libvirt worker, a guest agent. The peer of the bulk
-call is what one would write first: one call after the other for each VM.
+controller that observes, a host agent with its libvirt worker, a guest agent. Its peers, on the
+same VMs in the same run: a libvirt exporter, and one call after the other in place of the bulk call
+(agent_peers).
 """
 
 import argparse
-import contextlib
 import json
-import os
 import re
-import statistics
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+from agent_peers import Cost, compare_with_exporter, say_calls
 from measuring import (
     START_S,
     BenchError,
     Memory,
+    MemoryGroup,
     Program,
     children_of,
     cpu_seconds,
@@ -41,14 +40,12 @@ from paused_vms import Vms, some_vms
 
 from controller.settings import ControllerSettings
 from controller.up.configs import Addresses
-from controller.up.libvirtd import require_libvirt
 from shared.settings_text import as_toml
 from shared.testing import NatsServer
 
 WARM_UP_SAMPLES = 3  # the first asks each VM for its XML and limits, which is not repeated
 IDLE_S = 10.0  # of the daemon alone, before there is an agent
-CALL_PAUSE_S = 1.0  # a tick finds caches cold, calls back to back do not
-HOST_GATE_MIB, GUEST_GATE_MIB, CPU_GATE_PERCENT = 64, 36, 1.0
+HOST_GATE_MIB, GUEST_GATE_MIB, CPU_GATE_PERCENT, FIRST_GATE_S = 64, 36, 1.0, 2.0
 GUEST_CPU_GATE_PERCENT = 0.2
 
 
@@ -75,15 +72,22 @@ def compare(vms: Vms, directory: Path, seconds: float, interval_s: float, rounds
         at = loopback(nats)
         stack.enter_context(controller(at, directory))
         idle_share = idle_daemon_share(vms)
-        with agent("host", at, directory, vms.uri, interval_s) as host:
-            say_cpu(watch_cpu(host, vms, seconds), idle_share)
+        group = stack.enter_context(MemoryGroup())
+        with agent("host", at, directory, vms.uri, interval_s, group) as host:
+            say_start(host)
+            spent = watch_cpu(host, vms, seconds)
+            say_cpu(spent, idle_share)
             of_host = memory_of(host.pid), *map(memory_of, children_of(host.pid))
+            of_group = group.usage()
         with agent("guest", at, directory, "none", interval_s) as guest:
+            say_start(guest)
             wait_for_samples(guest, WARM_UP_SAMPLES)
             say_guest_cpu(guest, seconds)
-            say_memory(of_host, memory_of(guest.pid))
+            say_memory(of_host, memory_of(guest.pid), of_group)
         if vms.connection is not None:
             say_import()
+            ours = Cost(spent.agent + spent.worker, spent.daemon, sum(of_host[1:], of_host[0]))
+            compare_with_exporter(vms, directory, interval_s, seconds, idle_share, ours)
             say_calls(vms, rounds)
 
 
@@ -93,9 +97,19 @@ def compare(vms: Vms, directory: Path, seconds: float, interval_s: float, rounds
 class Agent(Program):
     """`python -m agent ROLE`, and what it says of itself at /metrics."""
 
-    def __init__(self, role: str, config: Path, metrics: str, interval_s: float) -> None:
+    def __init__(
+        self,
+        role: str,
+        config: Path,
+        metrics: str,
+        interval_s: float,
+        group: MemoryGroup | None = None,
+    ) -> None:
         super().__init__(
-            f"{role} agent", "agent", role, "--config", str(config), log=config.with_suffix(".log")
+            f"{role} agent",
+            *("agent", role, "--config", str(config)),
+            log=config.with_suffix(".log"),
+            group=group,
         )
         self.interval_s = interval_s
         self._metrics = f"http://{metrics}/metrics"
@@ -126,7 +140,14 @@ def controller(at: Addresses, directory: Path) -> Program:
     return Program("controller", "controller", "serve", "--config", str(config), log=log)
 
 
-def agent(role: str, at: Addresses, directory: Path, libvirt_uri: str, interval_s: float) -> Agent:
+def agent(
+    role: str,
+    at: Addresses,
+    directory: Path,
+    libvirt_uri: str,
+    interval_s: float,
+    group: MemoryGroup | None = None,
+) -> Agent:
     values = {
         "bus_servers": [at.nats],
         "controller_address": at.commands,
@@ -138,7 +159,7 @@ def agent(role: str, at: Addresses, directory: Path, libvirt_uri: str, interval_
     config = directory / f"{role}.toml"
     # JSON's strings, numbers and lists are TOML's too.
     config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()))
-    return Agent(role, config, at.agent_metrics, interval_s)
+    return Agent(role, config, at.agent_metrics, interval_s, group)
 
 
 def wait_for_samples(program: Agent, count: int) -> None:
@@ -148,6 +169,14 @@ def wait_for_samples(program: Agent, count: int) -> None:
         return (program.metric("published_total") or 0) >= count or None
 
     wait_for(f"{count} samples of the {program.name}", published, program, within_s=within_s)
+
+
+def say_start(program: Agent) -> None:
+    """From the start of the process to the first sample handed to the bus."""
+    wait_for_samples(program, 1)
+    took_s = time.monotonic() - program.started_s
+    gate = f"gate {FIRST_GATE_S:g} s"
+    say(f"first sample of the {program.name}: {took_s:.2f} s after its start ({gate})\n")
 
 
 # ---- CPU ----
@@ -240,11 +269,13 @@ def _shares(cpu: float, spent: Spent) -> tuple[str, str]:
 # ---- memory ----
 
 
-def say_memory(of_host: Sequence[Memory], of_guest: Memory) -> None:
+def say_memory(
+    of_host: Sequence[Memory], of_guest: Memory, of_group: tuple[int, int] | None
+) -> None:
     say(
-        "Memory, MiB. The gate is on RSS, of all processes of the role together. In RSS a page of\n"
-        "a shared library counts in each process that maps it, in PSS it is divided among them.\n"
-        "What the machine really gives up lies between private and PSS."
+        "Memory, MiB. In RSS a page of a shared library counts in each process that maps it, so\n"
+        "that a sum of RSS counts it several times; in PSS it is divided among all that map it,\n"
+        "libvirtd included. The gates are on RSS. What the machine gives up: the group's figure."
     )
     host_gate, guest_gate = f"<= {HOST_GATE_MIB}", f"<= {GUEST_GATE_MIB}"
     lines = [("host: agent", of_host[0], "")]
@@ -256,6 +287,12 @@ def say_memory(of_host: Sequence[Memory], of_guest: Memory) -> None:
         for name, one, gate in lines
     ]
     say_table(["", "RSS", "PSS", "private", "gate RSS"], rows)
+    if of_group is not None:
+        total, kept = map(mib, of_group)
+        say(
+            f"The host role in a control group of its own, each page counted once: {total} MiB,"
+            f"\nof which {kept} MiB cannot be had back (the rest is cache of files).\n"
+        )
 
 
 def say_import() -> None:
@@ -267,66 +304,6 @@ def say_import() -> None:
         ["difference", *(mib(more - less) for more, less in zip(loaded, bare, strict=True))],
     ]
     say_table(["", "RSS", "PSS", "private"], rows)
-
-
-# ---- the bulk call and its peer ----
-
-
-def say_calls(vms: Vms, rounds: int) -> None:
-    say(
-        f"Reading all VMs of {vms.uri} once, as a tick does, by libvirt-python alone:\n"
-        f"{rounds} rounds {CALL_PAUSE_S:g} s apart, median of the time, mean of the CPU"
-    )
-    rows = []
-    for name, call in (
-        ("getAllDomainStats, one call (the agent's)", read_bulk),
-        ("one call after the other per VM (peer)", read_each),
-    ):
-        rows.append([name, *_cost(call, vms, rounds)])
-    say_table(["", "calls", "ms", "ms CPU here", "ms CPU libvirtd"], rows)
-
-
-def read_bulk(connection: Any) -> int:
-    from agent import libvirt_worker  # noqa: PLC0415 - imports libvirt
-
-    libvirt_worker.read_all(connection)
-    return 1
-
-
-def read_each(connection: Any) -> int:
-    """State, CPU, balloon and guest memory, vCPUs, disk: what the bulk call brings."""
-    libvirt_error = require_libvirt().libvirtError
-    calls = 1
-    for domain in connection.listAllDomains():
-        reads = (
-            domain.state,
-            domain.info,
-            domain.memoryStats,
-            domain.vcpus,
-            partial(domain.blockStats, "vda"),
-        )
-        for read in reads:
-            with contextlib.suppress(libvirt_error):  # the test driver does not know all of them
-                read()
-        calls += len(reads)
-    return calls
-
-
-def _cost(call: Callable[[Any], int], vms: Vms, rounds: int) -> tuple[str, str, str, str]:
-    calls = call(vms.connection)
-    walls, daemon, own = [], vms.daemon, os.getpid()
-    cpu_before = cpu_seconds(own), cpu_seconds(daemon) if daemon else 0.0
-    for _ in range(rounds):
-        time.sleep(CALL_PAUSE_S)
-        began = time.perf_counter()
-        call(vms.connection)
-        walls.append(time.perf_counter() - began)
-    cpu_after = cpu_seconds(own), cpu_seconds(daemon) if daemon else 0.0
-    here, there = (
-        1000 * (now - then) / rounds for now, then in zip(cpu_after, cpu_before, strict=True)
-    )
-    wall = f"{1000 * statistics.median(walls):.1f}"
-    return str(calls), wall, f"{here:.1f}", f"{there:.1f}" if daemon else "-"
 
 
 if __name__ == "__main__":

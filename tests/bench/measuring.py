@@ -1,5 +1,6 @@
 """What the benchmarks share: real programs as processes, their costs from /proc, and tables."""
 
+import contextlib
 import math
 import os
 import platform
@@ -31,9 +32,13 @@ class BenchError(Exception):
 class Program:
     """One of our programs as a child process, with the file that it logs into."""
 
-    def __init__(self, name: str, *words: str, log: Path) -> None:
+    def __init__(
+        self, name: str, *words: str, log: Path, group: "MemoryGroup | None" = None
+    ) -> None:
         self.name = name
-        self._command = (sys.executable, "-m", *words)
+        self.started_s = 0.0  # by the monotonic clock
+        self._command: Sequence[str] = (sys.executable, "-m", *words)
+        self._group = group
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -49,9 +54,11 @@ class Program:
         return self._process is None or self._process.poll() is not None
 
     def __enter__(self) -> Self:
+        command = self._command if self._group is None else self._group.command(self._command)
+        self.started_s = time.monotonic()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                dying_with_us(self._command),
+                dying_with_us(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -137,6 +144,50 @@ def memory_after(code: str) -> Memory:
         memory = memory_of(process.pid)
         process.stdin.write(b"\n")
     return memory
+
+
+class MemoryGroup:
+    """`with MemoryGroup() as group:` a control group, whose pages the kernel counts once each.
+
+    Without root, or without a memory controller, there is none and it says nothing.
+    """
+
+    def __init__(self) -> None:
+        name = f"hrapaq-bench-{os.getpid()}"
+        self._version_1 = Path("/sys/fs/cgroup/memory").is_dir()
+        self._place = Path("/sys/fs/cgroup", "memory" if self._version_1 else "", name)
+        self._there = False
+
+    def __enter__(self) -> Self:
+        with contextlib.suppress(OSError):
+            self._place.mkdir()
+            self._there = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._there:
+            self._place.rmdir()
+
+    def command(self, words: Sequence[str]) -> Sequence[str]:
+        """The same command, begun inside."""
+        if not self._there:
+            return words
+        return ("sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self._place / "cgroup.procs"), *words)
+
+    def usage(self) -> tuple[int, int] | None:
+        """Bytes: all of it, and what is no cache of files."""
+        names = (
+            ("memory.usage_in_bytes", ("total_cache",))
+            if self._version_1
+            else ("memory.current", ("file",))
+        )
+        try:
+            total = int((self._place / names[0]).read_text())
+            lines = (self._place / "memory.stat").read_text().splitlines()
+        except OSError:
+            return None
+        counted = {name: int(amount) for name, amount in map(str.split, lines)}
+        return total, total - sum(counted[name] for name in names[1])
 
 
 def cpu_seconds(pid: int) -> float:
