@@ -234,6 +234,9 @@ class Orders:
             self._host.epoch_obeyed = max(self._host.epoch_obeyed, header.epoch)
         return ack
 
+    def limit_net(self, header, limits):
+        return self._steward.limit_net(header, limits)
+
     def refuse(self, header, detail):
         return self._steward.refuse(header, detail)
 
