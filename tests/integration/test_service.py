@@ -635,3 +635,29 @@ def test_a_state_directory_that_cannot_be_written_stops_the_start(tmp_path):
             await daemon.run(asyncio.Event())
 
     asyncio.run(scenario())
+
+
+def test_a_network_pin_goes_to_the_host_and_its_release_too(tmp_path):
+    async def scenario(here: Stage):
+        agent = await here.agent()
+        await here.warm_up()
+        await here.cycle()
+        assert agent.net_limits == [{}]  # once: there are none
+        pin = admin_pb2.PinRequest(vm="rich", resource="net", amount=10 * MIB, by="bob")
+        changed = await here.admin().Pin(pin, timeout=5)
+        assert changed.done and "10 MiB/s" in changed.detail
+        await here.cycle()
+        assert agent.net_limits[1:] == [{RICH: 10 * MIB}]
+        [record] = await here.records("override")
+        assert record.body["what"] == "pin" and record.body["amount"] == 10 * MIB
+        release = admin_pb2.PinRequest(vm="rich", resource="net", release=True, by="bob")
+        assert (await here.admin().Pin(release, timeout=5)).done
+        await here.cycle()
+        await here.cycle()
+        assert agent.net_limits[2:] == [{}]
+        for amount in (None, 100):
+            asked = admin_pb2.PinRequest(vm="rich", resource="net", amount=amount, by="bob")
+            with pytest.raises(grpc.aio.AioRpcError, match="each way"):
+                await here.admin().Pin(asked, timeout=5)
+
+    run(scenario, tmp_path, "enforce")

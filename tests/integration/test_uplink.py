@@ -306,6 +306,43 @@ def test_a_host_reports_obeys_and_reports_what_came_of_it(tmp_path):
         asyncio.run(scenario(server))
 
 
+def test_a_network_limit_of_an_operator_is_set_shown_and_lifted_with_the_lease(tmp_path):
+    async def scenario(server):
+        controller = await Controller().start()
+        bus, listening = await _listen(server)
+        stop = asyncio.Event()
+        settings = settings_for(
+            tmp_path, bus_servers=(server.url,), controller_address=controller.address
+        )
+        running = asyncio.create_task(loop.run(settings, stop=stop))
+        await until(lambda: len(listening.samples) > 2 and controller.of_kind("hello"))
+        vm_id = listening.newest.vms[0].vm_id
+
+        def limit():
+            return next(
+                vm for vm in listening.newest.vms if vm.vm_id == vm_id
+            ).net_limit_bytes_per_s
+
+        def header(sequence, lease_ms):
+            now = replace(HEADER, agent_tick_ns=listening.newest.tick_ns, lease_ms=lease_ms)
+            return messages.header_message(replace(now, sequence=HEADER.sequence + sequence))
+
+        renew = pb.Renew(header=header(0, 1500))
+        await controller.send(pb.ControllerMessage(renew=renew))
+        wanted = pb.NetLimits(
+            header=header(1, 1500), limits=[pb.NetLimit(vm_id=vm_id, bytes_per_s=4096)]
+        )
+        await controller.send(pb.ControllerMessage(net_limits=wanted))
+        await until(lambda: limit() == 4096)
+        await until(lambda: limit() is None)  # nobody renews the lease
+        await _ends(running, stop)
+        await bus.close()
+        await controller.stop()
+
+    with NatsServer() as server:
+        asyncio.run(scenario(server))
+
+
 async def _ends(running, stop):
     began = time.monotonic()
     stop.set()
