@@ -82,6 +82,11 @@ class Executor:
         """Levers that lately had no effect, and why they are left alone; they age out."""
         return self._quarantine.at(self._clock.tick_ns())
 
+    def with_idle_levers(self, vms: tuple[VmSample, ...]) -> tuple[VmSample, ...]:
+        """For telemetry: what is in quarantine, told of each VM."""
+        bits = self._quarantine.bits(self._clock.tick_ns())
+        return tuple(replace(vm, idle_levers=bits.get(vm.vm_id)) for vm in vms) if bits else vms
+
     def judging(self, readings: Readings) -> Readings:
         """The readings with what is in quarantine now."""
         return replace(

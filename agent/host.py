@@ -27,7 +27,7 @@ from shared.clock import Clock
 from shared.errors import ConfigError
 from shared.pb import commands_pb2 as pb
 from shared.resources import Resource
-from shared.telemetry import VmState
+from shared.telemetry import VmSample, VmState
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,9 @@ class Host:
 
     def facts(self) -> Facts:
         return self.steward.facts()
+
+    def with_idle_levers(self, vms: tuple[VmSample, ...]) -> tuple[VmSample, ...]:
+        return self._executor.with_idle_levers(vms)
 
     async def levers(self) -> dict[str, str]:
         """As the hypervisor says, less what had no effect on any running VM."""

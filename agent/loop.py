@@ -183,7 +183,7 @@ class Agent:
             simulated=self.hypervisor is not None and self.hypervisor.simulated,
             levers=levers,
             node=replace(rates.node, ready_ns=self._readiness.ready_ns),
-            vms=rates.vms,
+            vms=rates.vms if self.host is None else self.host.with_idle_levers(rates.vms),
             roles=() if self._processes is None else self._processes.look(self._clock.tick_ns()),
         )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from shared.clock import SECOND_NS
 from shared.resources import Resource
+from shared.telemetry import IDLE, IDLE_SHRINKING
 
 QUARANTINE_NS = 600 * SECOND_NS  # the first time; twice as long after each that follows it
 QUARANTINE_NS_MAX = 7200 * SECOND_NS  # two hours: a driver that was loaded since is found
@@ -48,6 +49,15 @@ class Quarantine:
     def growable(self) -> frozenset[Lever]:
         """Those among them that may grow all the same."""
         return frozenset(lever for lever, entry in self._entries.items() if entry.may_grow)
+
+    def bits(self, now_tick_ns: int) -> dict[str, int]:
+        """For telemetry (shared.telemetry.IDLE): by VM, those that have any."""
+        growable = self.growable()
+        found: dict[str, int] = {}
+        for vm_id, resource in self.at(now_tick_ns):
+            kind = IDLE_SHRINKING if (vm_id, resource) in growable else IDLE
+            found[vm_id] = found.get(vm_id, 0) | kind << resource
+        return found
 
     def forget(self, vm_id: str) -> None:
         """The VM begins anew: perhaps with a driver that it had not before."""

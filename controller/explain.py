@@ -291,7 +291,7 @@ def _held_by(case: _Case) -> str:
         (mode is not Mode.ENFORCE, f"its mode is {mode.name.lower()} (I8)"),
         (
             not snapshot.lever[machine, case.resource],
-            f"its host has no lever for {case.resource.word}",
+            f"its host has no lever for {case.resource.word}, or it lately had no effect",
         ),
         (stale, "its readings are stale (I6)"),
         (stats_matter and stale_stats, "the guest's memory figures are stale or missing (I6)"),

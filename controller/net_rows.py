@@ -1,4 +1,4 @@
-"""Networks of VMs as operators are shown them: what passed, and the limit. Not planned."""
+"""What hosts tell of single VMs beside what is planned: networks, and levers that do nothing."""
 
 from collections.abc import Iterable
 
@@ -6,6 +6,8 @@ from controller.core.state import MISSING, Mode, Snapshot
 from controller.overrides import NET
 from controller.view import View
 from shared.pb import admin_pb2 as pb
+from shared.resources import Resource
+from shared.telemetry import IDLE, IDLE_SHRINKING
 
 
 def tell_networks(rows: Iterable[pb.VmRow], view: View) -> None:
@@ -26,6 +28,21 @@ def tell_networks(rows: Iterable[pb.VmRow], view: View) -> None:
             row.net.limit = limit
         if row.HasField("net"):
             row.net.resource = NET
+
+
+def tell_idle_levers(rows: Iterable[pb.VmRow], view: View) -> None:
+    """In place of the state of a VM that rests: which levers lately had no effect on it."""
+    idle = {
+        vm_id: bits
+        for node in view.nodes
+        for vm_id, bits in zip(node.vm_ids, node.vm_idle_levers, strict=False)
+        if bits > 0
+    }
+    for row in rows if idle else ():
+        bits = idle.get(row.vm_id, 0)
+        words = [r.word for r in Resource if bits & (IDLE | IDLE_SHRINKING) << r]
+        if words and row.state.split(":")[0] in {"steady", "short", "pinned"}:
+            row.state = f"no effect: {', '.join(words)}"
 
 
 def why_not_limited(view: View, snapshot: Snapshot, machine: int) -> str:

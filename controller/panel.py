@@ -127,4 +127,5 @@ def node_info(node: Node) -> NodeInfo:
         vm_delay_us_per_s=node.vm_delay_us_per_s,
         vm_net_used_bytes_per_s=node.vm_net_used_bytes_per_s,
         vm_net_limit_bytes_per_s=node.vm_net_limit_bytes_per_s,
+        vm_idle_levers=node.vm_idle_levers,
     )

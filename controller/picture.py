@@ -16,7 +16,7 @@ from controller.table import COLUMN, LIMIT, USED, Node, Table
 from controller.topology import NOBODY, Order, in_order
 from controller.words import Words
 from shared.resources import MIB, Resource
-from shared.telemetry import VmState
+from shared.telemetry import IDLE, IDLE_SHRINKING, VmState
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ def take_snapshot(
     said = Words(settings, overrides, order, table.slot_of)
     limit, maximum, used = _amounts(view)
     ceiling = _lower(said.bounds("ceiling"), maximum)
-    floor = _lower(_floor(said, view), ceiling)
+    stubborn = _idle(view, IDLE_SHRINKING) & (limit != MISSING)
+    floor = _lower(np.where(stubborn, limit, _floor(said, view)), ceiling)
     two = _two_hosts(view)
     column = view.column
     snapshot = Snapshot(
@@ -284,9 +285,16 @@ def _levers(view: _View) -> Bools:
     of_host = np.zeros((view.count, RESOURCES), dtype=np.bool_)
     for place, node in view.hosts.items():
         of_host[place] = [node.levers.get(resource.word) == "" for resource in Resource]
-    lever = of_host[view.parent]
+    lever = of_host[view.parent] & ~_idle(view, IDLE)
     lever[~view.is_guest] = False
     return lever
+
+
+def _idle(view: _View, bit: int) -> Bools:
+    """(m, 3) levers that lately did nothing, in one way or the other."""
+    bits = np.maximum(view.column("idle_levers"), 0)[:, None]
+    found: Bools = (bits >> np.arange(RESOURCES)) & bit > 0
+    return found
 
 
 def _simulated(view: _View) -> Bools:

@@ -11,7 +11,7 @@ from controller.core.state import MISSING, Broken, Forecast, Hold, Ints, Mode, S
 from controller.forecast.empirical import BORROWED
 from controller.forecast.empirical import METHOD as EMPIRICAL
 from controller.inside import cpu_waiting, inside_message, tell_waits
-from controller.net_rows import tell_networks
+from controller.net_rows import tell_idle_levers, tell_networks
 from controller.outcome import Result, StepOutcome
 from controller.view import REJECTED, WAITING, NodeInfo, PlanRecord, View
 from shared.clock import MILLISECOND_NS
@@ -74,6 +74,7 @@ def vm_rows(view: View, node_id: str = "") -> pb.Vms:
     wait = cpu_waiting(view, snapshot)
     rows = pb.Vms(vms=[vm_row(view, snapshot, machine, wait) for machine in chosen])
     tell_networks(rows.vms, view)
+    tell_idle_levers(rows.vms, view)
     return rows
 
 

@@ -57,6 +57,7 @@ class Node:
     vm_delay_us_per_s: Sequence[int] = ()  # of each: runnable but not running
     vm_net_used_bytes_per_s: Sequence[int] = ()
     vm_net_limit_bytes_per_s: Sequence[int] = ()
+    vm_idle_levers: Sequence[int] = ()
     vm_slots: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     foreign: dict[int, Claim] = field(default_factory=dict)  # by slot
     said_to_be_vm: bool = False  # by another that says it is none itself
@@ -79,6 +80,7 @@ class Node:
         self.vm_delay_us_per_s = block.columns["cpu_delay_us_per_s"]
         self.vm_net_used_bytes_per_s = block.columns["net_used_bytes_per_s"]
         self.vm_net_limit_bytes_per_s = block.columns["net_limit_bytes_per_s"]
+        self.vm_idle_levers = block.columns["idle_levers"]
 
     def used(self) -> Ints:
         """(3,) use of the node's own machine, MISSING where unknown."""

@@ -45,6 +45,7 @@ class NodeInfo:
     vm_delay_us_per_s: Sequence[int] = ()  # of each: runnable but not running; MISSING: not known
     vm_net_used_bytes_per_s: Sequence[int] = ()
     vm_net_limit_bytes_per_s: Sequence[int] = ()
+    vm_idle_levers: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,11 @@ class VmState(IntEnum):
     STARTING = 5  # it runs, and has not yet said that it is ready: nothing is taken from it
 
 
+# Bits of VmSample.idle_levers: these shifted left by the Resource's number.
+IDLE = 1  # left alone for a while
+IDLE_SHRINKING = 1 << 8  # likewise, but it may still grow
+
+
 @dataclass(frozen=True, slots=True)
 class VmSample:
     """One VM as its host sees it."""
@@ -45,6 +50,7 @@ class VmSample:
     io_pressure_us_per_s: int | None = None
     net_limit_bytes_per_s: int | None = None  # None: no limit in force
     net_used_bytes_per_s: int | None = None  # received and sent, all interfaces
+    idle_levers: int | None = None  # that lately did nothing: IDLE_* bits by resource; None: none
 
 
 @dataclass(frozen=True, slots=True)

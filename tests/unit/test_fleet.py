@@ -28,7 +28,7 @@ from controller.overrides import FLEET, NODE, VM, Freeze, ModeChange, Overrides,
 from controller.settings import ControllerSettings, NodeSettings, VmSettings
 from shared.clock import SECOND_NS
 from shared.resources import GIB, MIB, Resource
-from shared.telemetry import Loan, NodeReadings, RoleUse, VmSample, VmState
+from shared.telemetry import IDLE, IDLE_SHRINKING, Loan, NodeReadings, RoleUse, VmSample, VmState
 from shared.wire import decode, encode
 
 
@@ -69,6 +69,19 @@ def test_without_an_io_limit_a_vm_has_what_its_node_gives():
     snapshot = look(fed(sample(vms=[vm(GUEST)], node=silent)))
     for name in ("limit", "maximum", "ceiling"):
         assert at(snapshot, GUEST, name, Resource.IO) == MISSING
+
+
+def test_a_lever_that_did_nothing_is_left_alone_on_its_vm_and_one_that_only_grows_does_not_shrink():
+    bits = IDLE << Resource.CPU | IDLE_SHRINKING << Resource.MEMORY
+    stubborn = vm(GUEST, idle_levers=bits, io_limit_bytes_per_s=MIB)
+    snapshot = look(fed(sample(vms=[stubborn, vm(L1, io_limit_bytes_per_s=MIB)])))
+    assert snapshot.lever[snapshot.ids.index(GUEST)].tolist() == [False, True, True]
+    assert snapshot.lever[snapshot.ids.index(L1)].all()
+    assert at(snapshot, GUEST, "floor", Resource.MEMORY) == 512 * MIB
+    assert at(snapshot, L1, "floor", Resource.MEMORY) < 512 * MIB
+    for resource in (Resource.CPU, Resource.IO):
+        floors = [at(snapshot, one, "floor", resource) for one in (GUEST, L1)]
+        assert floors[0] == floors[1]
 
 
 def test_a_vm_that_reports_is_a_nested_host_and_parents_come_first():

@@ -14,14 +14,15 @@ from agent.steps import Header
 from controller.core.state import Mode, Policy
 from controller.ctl_types import parse_rate
 from controller.leases import net_limits
-from controller.net_rows import tell_networks, why_not_limited
+from controller.net_rows import tell_idle_levers, tell_networks, why_not_limited
 from controller.overrides import NetPin, Overrides, from_bytes, to_bytes
 from controller.testing import Machine, host, make_snapshot
 from controller.view import NodeInfo, View
 from shared.clock import SECOND_NS, FakeClock
 from shared.errors import HypervisorError
 from shared.pb import admin_pb2, commands_pb2
-from shared.resources import MIB
+from shared.resources import MIB, Resource
+from shared.telemetry import IDLE, IDLE_SHRINKING
 
 
 class Taps(SimulatedHypervisor):
@@ -159,6 +160,23 @@ def test_rows_show_what_passed_and_the_limit():
     assert "recommend" in why_not_limited(view, snapshot, 2)
     without = replace(view, nodes=(replace(node, levers={"net": "no tap"}),))
     assert "no tap" in why_not_limited(without, snapshot, 1)
+
+
+def test_rows_name_levers_that_do_nothing_where_nothing_else_is_said():
+    node = NodeInfo(
+        node_id="h",
+        name="host",
+        role="host",
+        received_tick_ns=0,
+        levers={},
+        vm_ids=("a", "b", "c"),
+        vm_idle_levers=(IDLE_SHRINKING << Resource.MEMORY | IDLE << Resource.CPU, 1, -1),
+    )
+    view = View(policy=POLICY, cycle_interval_ns=1, nodes=(node,))
+    states = {"a": "short: memory 8 MiB", "b": "growing", "c": "steady"}
+    rows = [admin_pb2.VmRow(vm_id=vm_id, state=state) for vm_id, state in states.items()]
+    tell_idle_levers(rows, view)
+    assert [row.state for row in rows] == ["no effect: cpu, memory", "growing", "steady"]
 
 
 @pytest.mark.parametrize(("text", "amount"), [("10MiB/s", 10 * MIB), ("512k", 512 * 1024)])

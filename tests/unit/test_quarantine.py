@@ -3,6 +3,7 @@
 from agent.quarantine import QUARANTINE_NS, QUARANTINE_NS_MAX, Quarantine
 from shared.clock import SECOND_NS
 from shared.resources import Resource
+from shared.telemetry import IDLE, IDLE_SHRINKING
 
 LEVER = ("a", Resource.MEMORY)
 
@@ -52,3 +53,15 @@ def test_a_vm_that_begins_anew_or_is_gone_is_forgotten():
     assert set(quarantine.at(0)) == {other}
     quarantine.keep_only(["a"])
     assert not quarantine.at(0)
+
+
+def test_telemetry_tells_what_does_nothing_and_what_only_does_not_shrink():
+    quarantine = Quarantine()
+    quarantine.failed(LEVER, 0, shrinking=True)
+    quarantine.failed(("a", Resource.IO), 0, shrinking=False)
+    quarantine.failed(("b", Resource.CPU), 0, shrinking=False)
+    assert quarantine.bits(0) == {
+        "a": IDLE_SHRINKING << Resource.MEMORY | IDLE << Resource.IO,
+        "b": IDLE << Resource.CPU,
+    }
+    assert quarantine.bits(QUARANTINE_NS) == {}
