@@ -41,7 +41,10 @@ from shared.telemetry import VmState
 logger = logging.getLogger(__name__)
 
 CALL_BUDGET_S = 5.0
-STATS_PERIOD_S = 5  # two readings of the guest per ten-second tick
+# A shrink takes what the guest's last figures call free, and the next one waits for new figures: at
+# 2 s a chain over two levels gives memory back within seconds. It costs nothing that shows: of four
+# idle emulated guests each QEMU took 2.8 ms of CPU per second at 2 s, 2.9 at 5 s, 2.8 without any.
+STATS_PERIOD_S = 2
 INSPECT_AGAIN_NS = 300 * SECOND_NS
 RETRIES_MAX = 8  # a worker that keeps dying by itself is not started anew that often
 INSPECTIONS_MAX = 8  # per tick, of VMs that are known already
@@ -80,7 +83,7 @@ class _Vm:
 class LibvirtHypervisor:
     """`uri` is a libvirt on this machine; `root` is where its /sys is read ("/").
 
-    `may_configure` lets it switch on the balloon's statistics of VMs that have none.
+    `may_configure` lets it switch on the balloon's statistics of VMs that have none, or rare ones.
     """
 
     simulated = False
@@ -371,7 +374,7 @@ class LibvirtHypervisor:
         if not await self._is_on_record(vm_id, vm, run_id, inspected):
             vm.inspected_tick_ns = None
             return vm
-        if self._may_configure and facts.balloon and facts.stats_period_s == 0:
+        if self._may_configure and facts.balloon and not 0 < facts.stats_period_s <= STATS_PERIOD_S:
             await self._vm_call(vm_id, "control", "set_stats_period", STATS_PERIOD_S)
         return vm
 

@@ -43,8 +43,9 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """libvirt to read and to move; default auto: qemu:///system as root, else qemu:///session;
     none: no hypervisor; simulated:SEED: VMs of simple physics, always shown as simulated."""
     enable_guest_statistics: bool = True
-    """Switches on the balloon's statistics of VMs that have none, every 5 s; default true: without
-    them a VM's memory cannot be judged. Nothing else about a VM changes without a command."""
+    """Switches on the balloon's statistics, every 2 s, of VMs that have none or rarer ones; default
+    true: without them a VM's memory cannot be judged. Nothing else about a VM changes without a
+    command."""
     enable_memory_guard: bool = True
     """Sets memory.high of a VM's process above what the VM was left with, so that a guest that
     takes memory back without leave is slowed, never killed; default true. Needs cgroup v2."""

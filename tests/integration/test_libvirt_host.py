@@ -112,7 +112,7 @@ def test_the_balloon_is_asked_for_statistics() -> None:
     async def scenario(hypervisor: LibvirtHypervisor, clock: FakeClock) -> None:
         vm_id = await only_vm(hypervisor)
         inspected = await hypervisor._call("statistics", "inspect", vm_id)
-        assert "<stats period='5'/>" in inspected[0]
+        assert "<stats period='2'/>" in inspected[0]
 
     play(scenario)
 
