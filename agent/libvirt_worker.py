@@ -237,8 +237,13 @@ def inspect(connection: Any, vm_id: str) -> list[Any]:  # noqa: ANN401
 
 
 def balloon_kib(domain: Any) -> int | None:  # noqa: ANN401
-    """Asked of the VM: XML and bulk statistics learn of its balloon's last steps a second late."""
+    """Asked of the VM: XML and bulk statistics learn of its balloon's last steps a second late.
+
+    Only of one that runs: while a VM comes in by migration, such a call waits until it is there.
+    """
     try:
+        if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
+            return None
         return domain.memoryStats().get("actual")  # type: ignore[no-any-return]
     except libvirt.libvirtError:
         return None

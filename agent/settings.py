@@ -37,8 +37,8 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """Seconds between two samples; default 10, fine enough for a grid of a minute. Guest
     statistics older than three of them, and than 30 s, do not count."""
     state_directory: Path = Path("/var/lib/hrapaq-agent")
-    """Directory of a host agent's memory: epoch, lease, fallback. Default /var/lib/hrapaq-agent;
-    must be writable and is held by one agent at a time."""
+    """Directory of a host agent's memory: epoch, lease, fallback, and VMs as they were found.
+    Default /var/lib/hrapaq-agent; must be writable and is held by one agent at a time."""
     libvirt_uri: str = AUTO
     """libvirt to read and to move; default auto: qemu:///system as root, else qemu:///session;
     none: no hypervisor; simulated:SEED: VMs of simple physics, always shown as simulated."""

@@ -50,12 +50,13 @@ class Starts:
             self._begin(vm_id, tick_ns)
             if self._cpu_time_ns is not None:
                 self._cpu_time_ns.setdefault(vm_id, 0)
-        elif event.kind is VmEventKind.ARRIVED:
-            self._starts.pop(vm_id, None)
-            self._arrived.add(vm_id)
-        elif event.kind in (VmEventKind.STOPPED, VmEventKind.LEFT):
+        elif event.kind in (VmEventKind.ARRIVED, VmEventKind.STOPPED, VmEventKind.LEFT):
             self._starts.pop(vm_id, None)
             self._arrived.discard(vm_id)
+            if self._cpu_time_ns is not None:
+                self._cpu_time_ns.pop(vm_id, None)  # of a run that is over
+            if event.kind is VmEventKind.ARRIVED:
+                self._arrived.add(vm_id)
 
     def note_ready(self, vm_id: str, boot_id: str, ready_ns: int | None) -> bool:
         """A word of the agent in the VM (shared.guest_word); whether it ended the VM's start.

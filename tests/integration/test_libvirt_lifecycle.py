@@ -191,6 +191,31 @@ def test_a_vm_defined_anew_under_another_name_and_size(play):
     play(scenario)
 
 
+def test_a_vm_that_was_saved_arrives_with_its_limits_and_does_not_start(play):
+    """Saving and restoring is a migration to a file: what one machine shows of it."""
+
+    async def scenario(watched: Watched) -> None:
+        guest = watched.guest
+        sampler = Sampler(Path("/"), watched.hypervisor, SystemClock())
+        await watched.call("create")
+        await watched.until_read(lambda vm: vm is not None and vm.memory_usable_bytes, "it is up")
+        await watched.hypervisor.set_limit(guest.vm_id, Resource.CPU, 500)
+        await sampler.sample()
+        watched.events.clear()
+        await watched.call("managedSave", 0)
+        await watched.until_read(lambda vm: vm is None, "it is saved")
+        await watched.call("create")
+        await watched.until(lambda: VmEventKind.ARRIVED in watched.kinds(), "it arrives")
+        assert VmEventKind.STARTED not in watched.kinds()
+        vm = await watched.until_read(
+            lambda vm: vm is not None and vm.state is VmState.RUNNING, "it runs again"
+        )
+        assert vm.cpu_quota_millicores == 500
+        assert (await sampler.sample()).vms[0].state is VmState.RUNNING
+
+    play(scenario)
+
+
 # --- libvirt itself ------------------------------------------------------------------------------
 
 

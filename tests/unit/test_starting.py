@@ -98,6 +98,14 @@ def test_what_migrated_here_is_not_starting():
     assert scene.look(12, vm(1.5)) == set()
 
 
+def test_what_went_and_came_back_between_two_looks_is_not_starting():
+    scene = Scene()
+    scene.look(0, vm(100))
+    scene.hear(1, VmEventKind.STOPPED)
+    scene.hear(2, VmEventKind.ARRIVED)
+    assert scene.look(10, vm(0.5)) == set()
+
+
 def test_a_late_word_of_the_last_boot_does_not_end_a_start():
     scene = Scene()
     scene.look(0, vm(100))
