@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from agent.hypervisor import (
 )
 from agent.libvirt_client import WorkerClient, WorkerLost
 from agent.libvirt_found import Runs, calls_for, sight_of
-from agent.libvirt_levers import Call, VmLevers, look, reason_of, with_levers
+from agent.libvirt_known import BACKOFF_NS_MIN, KnownVm
+from agent.libvirt_levers import Call, look, reason_of, with_levers
 from agent.libvirt_readings import event_of, parse_domain_xml, to_reading
 from shared.clock import SECOND_NS, Clock
 from shared.errors import HypervisorError, HypervisorTimeout, HypervisorUnavailable, VmGone
@@ -48,36 +49,8 @@ STATS_PERIOD_S = 2
 INSPECT_AGAIN_NS = 300 * SECOND_NS
 RETRIES_MAX = 8  # a worker that keeps dying by itself is not started anew that often
 INSPECTIONS_MAX = 8  # per tick, of VMs that are known already
-BACKOFF_NS_MIN = 5 * SECOND_NS
 BACKOFF_NS_MAX = 60 * SECOND_NS
 _CHANGES = frozenset({VmEventKind.DEFINED, VmEventKind.RETUNED})
-
-
-@dataclass(slots=True)
-class _Vm:
-    """What is remembered of a VM between two readings."""
-
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)  # one call in flight per VM
-    run: int | None = None  # libvirt's number of this run of the VM
-    cpu_count: int | None = None
-    cpu_time_ns: int = 0
-    complete: bool = False  # its statistics have come with resident memory before
-    levers: VmLevers = field(default_factory=VmLevers)
-    inspected_tick_ns: int | None = None
-    events: int = 0  # heard of it: what was asked for before the last one may be outdated
-    migrating: bool = False
-    frozen: bool = False
-    run_id: str = ""  # of the run that is on record, where records are kept
-    retry_tick_ns: int = 0
-    backoff_ns: int = BACKOFF_NS_MIN
-
-    def forget_run(self) -> None:
-        """It was started anew: nothing of what its last run was like holds."""
-        self.inspected_tick_ns = self.run = self.cpu_count = None
-        self.levers = VmLevers()
-        self.cpu_time_ns = 0
-        self.complete = self.frozen = self.migrating = False
-        self.run_id = ""
 
 
 class LibvirtHypervisor:
@@ -105,7 +78,7 @@ class LibvirtHypervisor:
         self._budget_s = call_budget_s
         self._root = root
         self._guards = GuardFiles(uri, root)
-        self._vms: dict[str, _Vm] = {}
+        self._vms: dict[str, KnownVm] = {}
         self._runs = Runs(root)
         self._recorder: Recorder | None = None
         self._said = RateLimited(logger, clock)
@@ -196,7 +169,7 @@ class LibvirtHypervisor:
 
     async def sight(self, vm_id: str) -> Sight:
         inspected = await self._vm_call(vm_id, "statistics", "inspect")
-        run = self._vms.setdefault(vm_id, _Vm()).run
+        run = self._vms.setdefault(vm_id, KnownVm()).run
         return sight_of(vm_id, self._runs.of(vm_id, run), inspected)
 
     async def put_back(self, vm_id: str, settings: Mapping[str, int]) -> None:
@@ -218,7 +191,7 @@ class LibvirtHypervisor:
         for listener in self._listeners:
             listener(event)
 
-    def _forget_what_changed(self, vm: _Vm, event: VmEvent) -> None:
+    def _forget_what_changed(self, vm: KnownVm, event: VmEvent) -> None:
         vm.events += 1
         if event.kind in BEGINNINGS:
             vm.forget_run()
@@ -268,7 +241,7 @@ class LibvirtHypervisor:
         return await self._client.call(lane, method, *arguments, budget_s=self._budget_s)
 
     async def _vm_call(self, vm_id: str, lane: str, method: str, *arguments: object) -> Any:  # noqa: ANN401 - likewise
-        vm = self._vms.setdefault(vm_id, _Vm())
+        vm = self._vms.setdefault(vm_id, KnownVm())
         async with vm.lock:
             if vm.frozen and self._clock.tick_ns() < vm.retry_tick_ns:
                 wait_s = (vm.retry_tick_ns - self._clock.tick_ns()) / SECOND_NS
@@ -282,7 +255,7 @@ class LibvirtHypervisor:
                 self._vms.pop(vm_id, None)
                 raise
 
-    def _freeze(self, vm: _Vm) -> None:
+    def _freeze(self, vm: KnownVm) -> None:
         vm.backoff_ns = min(BACKOFF_NS_MAX, 2 * vm.backoff_ns) if vm.frozen else BACKOFF_NS_MIN
         vm.frozen = True
         vm.retry_tick_ns = self._clock.tick_ns() + vm.backoff_ns
@@ -290,7 +263,7 @@ class LibvirtHypervisor:
     def _note(self, vm_id: str, _name: str, stats: dict[str, int]) -> None:
         """Remembers what later calls need. A frozen VM that answers in full has thawed: where an
         older call still holds it, libvirt answers for it at once, but without its own figures."""
-        vm = self._vms.setdefault(vm_id, _Vm())
+        vm = self._vms.setdefault(vm_id, KnownVm())
         if vm.run is not None and vm.run != stats.get("domain.id"):
             vm.forget_run()
         complete = "balloon.rss" in stats
@@ -307,7 +280,7 @@ class LibvirtHypervisor:
         vm.cpu_count = stats.get("vcpu.current", vm.cpu_count)
 
     def _reading(self, vm_id: str, name: str, stats: dict[str, int]) -> VmReading:
-        vm = self._vms.get(vm_id, _Vm())
+        vm = self._vms.get(vm_id, KnownVm())
         reading = with_levers(to_reading(vm_id, name, stats), vm.levers)
         reading = replace(reading, memory_guard_bytes=self._guards.high_bytes(vm_id))
         moves = vm.migrating and reading.state is VmState.RUNNING
@@ -335,11 +308,11 @@ class LibvirtHypervisor:
         except (VmGone, HypervisorTimeout, HypervisorUnavailable):
             return  # the next reading shows it
         except HypervisorError as error:
-            vm = self._vms.setdefault(vm_id, _Vm())
+            vm = self._vms.setdefault(vm_id, KnownVm())
             vm.levers = vm.levers.failing(str(error))
             vm.inspected_tick_ns = self._clock.tick_ns()
 
-    async def _about_to_change(self, vm_id: str, word: str) -> _Vm:
+    async def _about_to_change(self, vm_id: str, word: str) -> KnownVm:
         """The VM, on record as it is: HypervisorError where that cannot be kept."""
         vm = await self._inspected(vm_id)
         if self._recorder is None:
@@ -354,7 +327,7 @@ class LibvirtHypervisor:
             raise HypervisorError(f"nothing of VM {vm_id} is changed: {error}") from error
         return vm
 
-    async def _inspected(self, vm_id: str) -> _Vm:
+    async def _inspected(self, vm_id: str) -> KnownVm:
         vm = self._vms.get(vm_id)
         if vm is None or vm.cpu_count is None:
             await self.read(vm_id)
@@ -363,11 +336,11 @@ class LibvirtHypervisor:
             await self._inspect(vm_id)
         return vm
 
-    async def _inspect(self, vm_id: str) -> _Vm:
-        vm = self._vms.setdefault(vm_id, _Vm())
+    async def _inspect(self, vm_id: str) -> KnownVm:
+        vm = self._vms.setdefault(vm_id, KnownVm())
         events, run_id = vm.events, self._run_id(vm_id, vm)
         inspected = await self._vm_call(vm_id, "statistics", "inspect")
-        vm = self._vms.setdefault(vm_id, _Vm())
+        vm = self._vms.setdefault(vm_id, KnownVm())
         vm.levers = look(inspected, vm.cpu_count, vm.levers, self._uri, self._root)
         vm.inspected_tick_ns = self._clock.tick_ns() if vm.events == events else None
         facts = parse_domain_xml(inspected[0])
@@ -378,10 +351,12 @@ class LibvirtHypervisor:
             await self._vm_call(vm_id, "control", "set_stats_period", STATS_PERIOD_S)
         return vm
 
-    def _run_id(self, vm_id: str, vm: _Vm) -> str:
+    def _run_id(self, vm_id: str, vm: KnownVm) -> str:
         return "" if self._recorder is None else self._runs.of(vm_id, vm.run)
 
-    async def _is_on_record(self, vm_id: str, vm: _Vm, run_id: str, inspected: list[Any]) -> bool:
+    async def _is_on_record(
+        self, vm_id: str, vm: KnownVm, run_id: str, inspected: list[Any]
+    ) -> bool:
         """As `inspected`, which is of the run `run_id` where that is still the same."""
         vm.run_id = ""
         if self._recorder is None:

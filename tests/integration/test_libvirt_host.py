@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from agent.hypervisor import Hypervisor
-from agent.libvirt_host import BACKOFF_NS_MIN, LibvirtHypervisor
+from agent.libvirt_host import LibvirtHypervisor
+from agent.libvirt_known import BACKOFF_NS_MIN
 from shared.clock import SECOND_NS, FakeClock
 from shared.errors import HypervisorError, HypervisorTimeout, HypervisorUnavailable, VmGone
 from shared.resources import MIB, Resource
