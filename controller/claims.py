@@ -20,8 +20,6 @@ HOME_NS = 600 * SECOND_NS  # undisputed for as long, a machine is at home with w
 STATE = COLUMN["state"]
 PHYSICAL_ROLE = "host"  # in telemetry: the machine is no VM
 RUNNING = (int(VmState.RUNNING), int(VmState.STARTING))
-
-
 _LOOK_THERE = "look at its agent and its libvirt: a machine reports only VMs that it runs itself"
 
 
@@ -144,10 +142,14 @@ def is_heeded(table: Table, node: Node, slot: int) -> bool:
     return own >= max(other, Standing.DETACHED)
 
 
-def best_heir(table: Table, slot: int) -> Node | None:
+def claimants(table: Table) -> list[Node]:
+    """Nodes that report machines of others: few, of many."""
+    return [node for node in table.nodes.values() if node.foreign]
+
+
+def best_heir(table: Table, slot: int, among: list[Node]) -> Node | None:
     """Who gets a machine that its host no longer reports, of those who report it besides."""
-    claimants = [node for node in table.nodes.values() if slot in node.foreign]
-    heirs = [node for node in claimants if may_have(table, node, slot)]
+    heirs = [node for node in among if slot in node.foreign and may_have(table, node, slot)]
 
     def weight(node: Node) -> tuple[int, bool, bool, int]:
         claim = node.foreign[slot]

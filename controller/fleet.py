@@ -38,6 +38,7 @@ from controller.claims import (
     Standing,
     Trouble,
     best_heir,
+    claimants,
     cloned,
     contradicts,
     is_heeded,
@@ -269,8 +270,10 @@ class Fleet:
         node.vm_ids, node.vm_slots = vm_ids, slots
         if not vm_ids:
             self._note_claims(node, {}, tick_ns)
-        for slot in gone[table.host_of[gone] == node.slot].tolist():
-            heir = best_heir(table, slot)
+        owned = gone[table.host_of[gone] == node.slot].tolist()
+        others = claimants(table) if owned else []
+        for slot in owned:
+            heir = best_heir(table, slot, others)
             if heir is None:
                 self._leave(slot, tick_ns)
                 continue

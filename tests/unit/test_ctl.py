@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from controller.ctl import cli
+from controller.ctl_show import show_nodes
 from controller.ctl_types import parse_amount
 from controller.up.runfile import RunFile, read_run_file, run_file_path, write_run_file
 from shared.errors import ConfigError
@@ -391,3 +392,13 @@ def test_a_missing_library_is_one_line_that_says_what_to_install():
         "Error: `vms` needs rich: in HRA-PAQ's directory, "
         f"{sys.executable} -m pip install '.[controller]'\n"
     )
+
+
+def test_a_node_that_there_are_two_of_is_shown_as_that(capsys):
+    rows = [pb.NodeRow(name=name, connected=True, clone=name == "twice") for name in ("a", "twice")]
+    show_nodes(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert [("clone" in line, "connected" in line) for line in lines[1:3]] == [
+        (False, True),
+        (True, False),
+    ]
