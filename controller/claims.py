@@ -11,7 +11,7 @@ from enum import IntEnum
 import numpy as np
 
 from controller.core.state import Ints
-from controller.table import COLUMN, Claim, Node, Table
+from controller.table import COLUMN, Node, Table
 from controller.topology import NOBODY, runs_on
 from shared.clock import SECOND_NS
 from shared.telemetry import VmState
@@ -20,7 +20,11 @@ HOME_NS = 600 * SECOND_NS  # undisputed for as long, a machine is at home with w
 STATE = COLUMN["state"]
 PHYSICAL_ROLE = "host"  # in telemetry: the machine is no VM
 RUNNING = (int(VmState.RUNNING), int(VmState.STARTING))
-_LOOK_THERE = "look at its agent and its libvirt: a machine reports only VMs that it runs itself"
+_NAMED_MAX = 4
+_LOOK_THERE = (
+    "look at its agent and its libvirt: it lies, or is a copy of another hypervisor and its VMs"
+    " need UUIDs of their own"
+)
 
 
 class Standing(IntEnum):
@@ -182,13 +186,16 @@ def troubles(table: Table, clones: Mapping[int, str], unplaced: Ints) -> Iterato
     """Clones first. `clones`: slots of nodes that are two machines, with how that was seen."""
     for slot, seen in sorted(clones.items()):
         yield _two_machines(table, slot, seen)
-    for node in table.nodes.values():
+    for node in claimants(table):
+        refused = []
         for slot, claim in node.foreign.items():
             owner = table.nodes.get(int(table.host_of[slot]))
-            if owner is not None and claim.clone:
-                yield _two_vms(table, slot, owner, node, claim)
-            elif owner is None or runs_on(node.slot, slot, table.host_of):
-                yield _refused(table, slot, node)
+            if owner is not None and claim.clone and claim.heeded:
+                yield _two_vms(table, slot, owner, node)
+            elif claim.clone or owner is None or runs_on(node.slot, slot, table.host_of):
+                refused.append(slot)
+        if refused:
+            yield _refused(table, refused, node)
     if len(unplaced):
         yield _circle(table, unplaced)
     yield from _orphans(table)
@@ -224,23 +231,25 @@ def _two_machines(table: Table, slot: int, seen: str) -> Trouble:
     )
 
 
-def _two_vms(table: Table, slot: int, owner: Node, other: Node, claim: Claim) -> Trouble:
+def _two_vms(table: Table, slot: int, owner: Node, other: Node) -> Trouble:
     name, machine_id = table.names[slot], table.ids[slot]
-    where = f"{name} ({machine_id}) runs on {owner.name} and on {other.name}"
+    text = f"{name} ({machine_id}) runs on {owner.name} and on {other.name}"
     advice = (
         f"shut it down on one of them and give that one a UUID of its own: `virsh undefine"
         f" --keep-nvram {machine_id}` and `virsh define` of its XML without <uuid>"
     )
-    if claim.heeded:
-        return Trouble("clone", machine_id, name, (owner.name, other.name), where, advice)
-    text = f"{where}, which is a VM itself: its word alone does not hold the first one still"
-    return Trouble("claim", machine_id, name, (owner.name, other.name), text, advice)
+    return Trouble("clone", machine_id, name, (owner.name, other.name), text, advice)
 
 
-def _refused(table: Table, slot: int, node: Node) -> Trouble:
-    name = table.nodes[slot].name if slot in table.nodes else table.names[slot]
-    text = f"{node.name} says that it runs {name} ({table.ids[slot]}), which does not fit the rest"
-    return Trouble("claim", table.ids[slot], name, (node.name,), text, _LOOK_THERE)
+def _refused(table: Table, slots: list[int], node: Node) -> Trouble:
+    """One line for all that a node claims: it may be a whole fleet."""
+    named = [f"{table.names[slot]} ({table.ids[slot]})" for slot in sorted(slots)[:_NAMED_MAX]]
+    more = f" and {len(slots) - len(named)} more" if len(slots) > len(named) else ""
+    text = (
+        f"{node.name} says that it runs {', '.join(named)}{more}, as others do with more right;"
+        " nobody is held still for it"
+    )
+    return Trouble("claim", node.node_id, node.name, (node.name,), text, _LOOK_THERE)
 
 
 def _orphans(table: Table) -> Iterator[Trouble]:
