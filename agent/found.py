@@ -1,10 +1,10 @@
 """What VMs were like before this agent changed anything of them, kept on disk for the way back.
 
 A record belongs to one run of a VM, from its start to its end: after a restart its definition's
-values are in force again, which are none of ours. Until the agent's first change of a VM's memory,
-CPU or I/O the record of that follows what is in force; from then on only a change of the
-definition, which is its operator's word, changes it. Settings are plain numbers by name
-(`memory_bytes`), 0 for no limit.
+values are in force again, which are none of ours. What migrates takes a note of it along. Until
+the agent's first change of a VM's memory, CPU or I/O the record of that follows what is in force;
+from then on only a change of the definition, which is its operator's word, changes it. Settings
+are plain numbers by name (`memory_bytes`), 0 for no limit.
 
 Each write is a whole file, as for the guard's memory (agent.state). Without a record on disk
 nothing of a VM is changed.
@@ -53,15 +53,17 @@ class FoundFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def noted(before: Found | None, sight: Sight, unix_s: int, *, doubtful: bool) -> Found:
     """The record after a look at the VM. Pure."""
     if before is None or before.run != sight.run:
-        settings = dict(sight.settings)
+        brought = {name: n for name, n in sight.brought.items() if name in sight.settings}
+        settings = {**sight.settings, **brought}
+        words = tuple(sorted({_word(name) for name in brought}))
         return Found(
             sight.vm_id,
             sight.name,
             sight.run,
             settings,
             dict(sight.defined),
-            (),
-            doubtful,
+            words,
+            doubtful and not brought,
             unix_s,
         )
     settings = _redefined(before, sight) | _followed(before, sight)
@@ -137,13 +139,16 @@ class FoundStore:
             self._changes += 1
         await self._write()
 
-    async def touch(self, vm_id: str, word: str) -> None:
-        """Before the first change of the VM's settings that begin with `word`; likewise."""
+    async def touch(self, vm_id: str, word: str) -> dict[str, int]:
+        """Before the first change of the VM's settings that begin with `word`; likewise. Returns
+        as found all that was touched, for the VM to bring along where it migrates."""
         found = self._vms[vm_id]
         if word not in found.touched:
             self._put(msgspec.structs.replace(found, touched=(*found.touched, word)))
             self._changes += 1
         await self._write()
+        found = self._vms[vm_id]
+        return {name: n for name, n in found.settings.items() if _is_touched(found, name)}
 
     def _put(self, found: Found) -> None:
         """Last in order, so that the first are those that were not seen for longest."""
@@ -171,6 +176,12 @@ class FoundStore:
 
     def _unix_s(self) -> int:
         return self._clock.unix_ns() // SECOND_NS
+
+
+def let_go(path: Path, vms: Mapping[str, Found]) -> None:
+    """All was put back: from now on records follow what is in force. OSError."""
+    free = {vm_id: msgspec.structs.replace(found, touched=()) for vm_id, found in vms.items()}
+    write_whole(path, encode(free))
 
 
 def load(path: Path) -> Loaded:
@@ -223,7 +234,11 @@ def _redefined(before: Found, sight: Sight) -> dict[str, int]:
 
 def _is_touched(before: Found, name: str) -> bool:
     """The agent itself switches the statistics on, before it changes anything else."""
-    return name == STATISTICS or name.partition("_")[0] in before.touched
+    return name == STATISTICS or _word(name) in before.touched
+
+
+def _word(name: str) -> str:
+    return name.partition("_")[0]
 
 
 def _is_limit(name: str) -> bool:

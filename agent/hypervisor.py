@@ -6,7 +6,7 @@ of its children (shared.errors); nothing else.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -102,6 +102,7 @@ class Sight:
     run: str  # other after every start, also of the same VM
     settings: Mapping[str, int]
     defined: Mapping[str, int]  # what its definition says, as far as it says anything
+    brought: Mapping[str, int] = field(default_factory=dict)  # as found by an agent before ours
 
 
 class Recorder(Protocol):
@@ -111,7 +112,9 @@ class Recorder(Protocol):
 
     async def note(self, sight: Sight) -> None: ...
 
-    async def touch(self, vm_id: str, word: str) -> None: ...
+    async def touch(self, vm_id: str, word: str) -> Mapping[str, int]:
+        """What the VM should bring along when it leaves: as found, of all that was touched."""
+        ...
 
 
 class Hypervisor(Protocol):
@@ -158,6 +161,10 @@ class Hypervisor(Protocol):
 
     async def put_back(self, vm_id: str, settings: Mapping[str, int]) -> None:
         """Sets what `sight` named, but for memory, which is moved by `set_limit`."""
+        ...
+
+    async def unmark(self, vm_id: str) -> None:
+        """Takes away what was noted beside the VM of how it was found."""
         ...
 
     def listen(self, listener: Listener) -> None:

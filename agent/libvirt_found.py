@@ -11,10 +11,12 @@ from xml.etree import ElementTree as ET
 
 from agent.cgroup import read_text
 from agent.hypervisor import Sight
+from agent.libvirt_devices import MARK_URI
 from agent.libvirt_levers import Call
 from agent.libvirt_readings import parse_device_rates
 from agent.vm_cgroups import qemu_processes
 
+NOTE = "found"  # libvirt keeps it beside the running VM, and takes it along in a migration
 _KIB = 1024
 _QUOTA_US_NONE = 17_592_186_044_415  # libvirt's own largest
 _STARTED_FIELD = 19  # of /proc/PID/stat, behind the name
@@ -42,7 +44,14 @@ def sight_of(vm_id: str, run: str, inspected: list[Any]) -> Sight:
         for way, parameter in _WAYS.items():
             rates = parse_device_rates(str(blkio.get(f"device_{parameter}", "")))
             settings |= {f"{way} {device}": rate for device, rate in rates.items() if rate}
-    return Sight(vm_id, live.findtext("name") or "", run, settings, _defined(inactive))
+    name, note = live.findtext("name") or "", live.find(f"metadata/{{{MARK_URI}{NOTE}}}{NOTE}")
+    brought = {} if note is None else {each: int(text) for each, text in note.attrib.items()}
+    return Sight(vm_id, name, run, settings, _defined(inactive), brought)
+
+
+def note_of(settings: Mapping[str, int]) -> dict[str, int]:
+    """What a VM brings along; devices have other names elsewhere, and theirs fit no attribute."""
+    return {name: value for name, value in settings.items() if " " not in name}
 
 
 def calls_for(settings: Mapping[str, int]) -> list[Call]:

@@ -29,7 +29,7 @@ from agent.hypervisor import (
     VmReading,
 )
 from agent.libvirt_client import WorkerClient, WorkerLost
-from agent.libvirt_found import Runs, calls_for, sight_of
+from agent.libvirt_found import NOTE, Runs, calls_for, note_of, sight_of
 from agent.libvirt_known import BACKOFF_NS_MIN, KnownVm
 from agent.libvirt_levers import Call, look, reason_of, with_levers
 from agent.libvirt_readings import event_of, parse_domain_xml, to_reading
@@ -175,6 +175,9 @@ class LibvirtHypervisor:
     async def put_back(self, vm_id: str, settings: Mapping[str, int]) -> None:
         await self._carry_out(vm_id, calls_for(settings))
 
+    async def unmark(self, vm_id: str) -> None:
+        await self._vm_call(vm_id, "control", "set_note", NOTE, None)
+
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
@@ -317,14 +320,17 @@ class LibvirtHypervisor:
         vm = await self._inspected(vm_id)
         if self._recorder is None:
             return vm
-        if not vm.run_id or not self._recorder.is_touched(vm_id, vm.run_id, word):
+        is_new = not vm.run_id or not self._recorder.is_touched(vm_id, vm.run_id, word)
+        if is_new:
             vm = await self._inspect(vm_id)
         if not vm.run_id:
             raise HypervisorError(f"nothing of VM {vm_id} is changed: it cannot be put on record")
         try:
-            await self._recorder.touch(vm_id, word)
+            found = await self._recorder.touch(vm_id, word)
         except OSError as error:
             raise HypervisorError(f"nothing of VM {vm_id} is changed: {error}") from error
+        if is_new:
+            await self._vm_call(vm_id, "control", "set_note", NOTE, note_of(found))
         return vm
 
     async def _inspected(self, vm_id: str) -> KnownVm:

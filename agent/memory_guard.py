@@ -89,6 +89,9 @@ class GuardedHypervisor:
     async def put_back(self, vm_id: str, settings: Mapping[str, int]) -> None:
         await self._hypervisor.put_back(vm_id, settings)
 
+    async def unmark(self, vm_id: str) -> None:
+        await self._hypervisor.unmark(vm_id)
+
     def listen(self, listener: Listener) -> None:
         self._hypervisor.listen(listener)
 

@@ -172,13 +172,15 @@ class PutBack:
         name = way.found.name
         try:
             sight = await self._hypervisor.sight(way.found.vm_id)
+            left = _beyond_quanta(differences(sight.settings, way.found))
+            if not left and not way.whys:
+                await self._hypervisor.unmark(way.found.vm_id)
         except VmGone:
             self._say(f"{name}: ended meanwhile")
             return
         except HypervisorError as error:
             self._fail(name, f"cannot be looked at: {error}")
             return
-        left = _beyond_quanta(differences(sight.settings, way.found))
         done = _changes_text(way)
         if not left and not way.whys:
             self._say(f"{name}: {done}: put back" if done else f"{name}: as found")

@@ -9,7 +9,7 @@ import msgspec
 
 from agent.act import Pause
 from agent.discover import look, open_hypervisor
-from agent.found import FILE_NAME, load
+from agent.found import FILE_NAME, let_go, load
 from agent.host import Host
 from agent.hypervisor import Hypervisor
 from agent.identity import node_identity
@@ -92,6 +92,7 @@ async def _to_found(
             # An agent that starts again must not walk to a fallback of plans that are over.
             state = replace(loaded.state, lease_until_tick_ns=None, fallback={})
             await store.save(replace(state, generation=state.generation + 1))
+            await asyncio.to_thread(let_go, path, records.vms)
         return is_whole
     finally:
         store.close()

@@ -161,6 +161,9 @@ class SimulatedHypervisor:
         if "io_bytes_per_s" in settings:
             machine.io_limit_bytes_per_s = settings["io_bytes_per_s"] or None
 
+    async def unmark(self, vm_id: str) -> None:
+        self._answering(vm_id)
+
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 

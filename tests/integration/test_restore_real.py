@@ -92,6 +92,7 @@ def test_a_guest_is_put_back_as_it_was_found(libvirt, guest, tmp_path, killed_at
     wait_for(lambda: state_of(guest)["memory"] == 160, "the balloon follows the agent")
     assert state_of(guest)["statistics"] > 0
     record = load(tmp_path / FILE_NAME).vms[guest.vm_id]
+    assert "<hrapaq-found:found" in guest.call("XMLDesc")
     assert "memory" in record.touched and record.settings["memory_bytes"] == 224 * MIB
 
     with restoring(libvirt.uri, tmp_path, "--dry-run") as dry:
@@ -113,6 +114,7 @@ def test_a_guest_is_put_back_as_it_was_found(libvirt, guest, tmp_path, killed_at
         assert again.returncode == 0, said
         assert words in said or killed_at is not None, said
         assert state_of(guest) == found
+        assert "hrapaq-found" not in guest.call("XMLDesc")
     assert "as found" in said
 
 

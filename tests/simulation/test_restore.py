@@ -283,6 +283,18 @@ def test_an_agent_that_starts_again_does_not_walk_to_a_fallback_of_old(tmp_path)
     play(scenario)
 
 
+def test_what_is_changed_after_a_restore_is_found_anew(tmp_path):
+    async def scenario():
+        scene = await prepared(tmp_path, *MOVES)
+        assert await scene.restore()
+        await scene.set("a", (Resource.CPU, 900))
+        await scene.agent(("a", Resource.CPU, 400))
+        assert await scene.restore()
+        assert (await scene.limits())["a"] == (512, 900, None)
+
+    play(scenario)
+
+
 def test_to_the_fallback_and_to_the_maximum_only_grow(tmp_path):
     async def scenario():
         scene = await prepared(tmp_path, *MOVES)

@@ -59,6 +59,13 @@ def test_what_was_not_touched_follows_beside_what_was():
     assert record.settings == {**LIVE, "memory_bytes": 256}
 
 
+def test_what_migrated_here_is_as_it_was_found_where_it_came_from():
+    came = Sight("a", "a", "r", {**LIVE, "memory_bytes": 99}, {}, {"memory_bytes": 512, "x_y": 1})
+    record = noted(None, came, 9, doubtful=True)
+    assert record.settings == LIVE
+    assert record.touched == ("memory",) and not record.doubtful
+
+
 def test_what_the_operator_defines_anew_counts_and_nothing_else_of_it():
     record = touched(found(sight(memory_bytes=300)))
     after = noted(record, sight(memory_bytes=100, defined={"cpu_quota_us": 7}), 9, doubtful=False)
@@ -119,6 +126,7 @@ def test_records_survive_and_a_touch_is_on_disk_before_it_returns(tmp_path):
     again = scene.opened()
     assert again.is_touched("a", "r1", "cpu")
     assert not again.is_touched("a", "r1", "memory") and not again.is_touched("a", "r2", "cpu")
+    assert asyncio.run(again.touch("a", "memory")) == LIVE
     assert not (tmp_path / FILE_NAME).with_suffix(".tmp").exists()
 
 

@@ -1,6 +1,6 @@
 """libvirt's XML and parameters as plain settings, and the way back; texts of libvirt 9.0."""
 
-from agent.libvirt_found import Runs, calls_for, sight_of
+from agent.libvirt_found import Runs, calls_for, note_of, sight_of
 
 LIVE = """<domain type='kvm' id='3'>
   <name>web</name>
@@ -100,3 +100,14 @@ def test_a_run_is_a_process_and_the_moment_of_its_start(tmp_path):
 def test_the_balloon_itself_knows_best():
     sight = sight_of("a", "run", [LIVE, SCHEDULER, BLKIO, {}, "", 131_072])
     assert sight.settings["memory_bytes"] == 128 << 20
+
+
+def test_a_note_of_an_agent_elsewhere_is_read():
+    note = (
+        "<metadata><hrapaq-found:found xmlns:hrapaq-found='urn:hrapaq:found' cpu_quota_us='0'"
+        " memory_bytes='5'/></metadata><devices>"
+    )
+    xml = LIVE.replace("<devices>", note)
+    sight = sight_of("a", "run", [xml, SCHEDULER, BLKIO, {}, "", None])
+    assert sight.brought == {"cpu_quota_us": 0, "memory_bytes": 5}
+    assert note_of({"io_read_bytes_per_s /dev/vda": 3, "memory_bytes": 5}) == {"memory_bytes": 5}
