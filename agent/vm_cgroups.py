@@ -27,6 +27,11 @@ class VmCgroups:
         """Without any places when the VM has no group of its own."""
         return self._cgroups.get(vm_id, Cgroup({}))
 
+    def may_set_memory_high(self) -> bool:
+        """Of some VM; also while none is known, since then it was not tried."""
+        groups = [cgroup for cgroup in self._cgroups.values() if cgroup.places]
+        return not groups or any(cgroup.may_set_memory_high() for cgroup in groups)
+
     def find(self, vm_ids: Iterable[str]) -> None:
         """So that `cgroup` knows them; those of other VMs are forgotten."""
         self._find(frozenset(vm_ids))

@@ -9,6 +9,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 units=/etc/systemd/system
 settings=/etc/hrapaq
+hook=/etc/libvirt/hooks/qemu.d/hrapaq
 
 main() {
     [ "$(id -u)" = 0 ] || die "needs root"
@@ -34,6 +35,11 @@ install_host() {
     if [ -d /etc/polkit-1/rules.d ]; then
         put polkit/60-hrapaq.rules /etc/polkit-1/rules.d/60-hrapaq.rules
     fi
+    install -D -m 0755 "$here/hand-over.sh" $hook
+    # It looks for hooks when it starts or reloads; VMs do not notice.
+    for daemon in libvirtd virtqemud; do
+        ! systemctl --quiet is-active $daemon || systemctl reload $daemon
+    done
     put_units hrapaq.slice hrapaq-agent.service hrapaq-agent-restore.service
     if systemd-detect-virt --quiet --vm; then example agent-l1 agent; else example agent-l0 agent; fi
     done_with agent.toml hrapaq-agent
@@ -66,18 +72,20 @@ remove() {
         [ ! -e $units/$unit.service ] || systemctl disable --now $unit
     done
     if [ -e $units/hrapaq-agent-restore.service ]; then
-        # While nothing is removed yet: what is not put back now never will be.
-        systemctl stop hrapaq-agent-restore
-        if [ -e $settings/agent.toml ]; then set -- --config $settings/agent.toml; else set --; fi
-        /opt/hrapaq/bin/hrapaq-agent restore --to found "$@" || die "not all VMs are as they were" \
-            "found, nothing was removed; try again, or remove the units by hand"
+        # While nothing is removed yet: who is not put back now never will be. As before the first
+        # change here, not as after a death; it reads agent.toml, for another libvirt or state.
+        say "putting VMs back as they were found"
+        systemd-run --quiet --pipe --wait --collect --property=User=hrapaq \
+            /opt/hrapaq/bin/hrapaq-agent restore --config $settings/agent.toml ||
+            die "not all VMs could be put back, see above; nothing was removed"
     fi
     rm -f $units/hrapaq.slice $units/hrapaq-agent.service $units/hrapaq-agent-guest.service \
         $units/hrapaq-agent-restore.service $units/hrapaq-controller.service \
-        $units/hrapaq-nats.service /etc/sysusers.d/hrapaq*.conf /etc/polkit-1/rules.d/60-hrapaq.rules
+        $units/hrapaq-nats.service $hook /etc/sysusers.d/hrapaq*.conf \
+        /etc/polkit-1/rules.d/60-hrapaq.rules
     systemctl daemon-reload
-    say "removed; what is left: rm -r /opt/hrapaq $settings /var/lib/hrapaq-agent" \
-        "/var/lib/private/hrapaq*; userdel hrapaq"
+    left=$(ls -d /opt/hrapaq $settings /var/lib/hrapaq-agent /var/lib/private/hrapaq* 2>/dev/null)
+    say "removed; what is left: rm -r" $left "; userdel hrapaq"
 }
 
 needs() {

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -25,6 +27,7 @@ from agent.cgroup import (
     vm_cgroup,
     vm_group,
 )
+from agent.guard_files import GuardFiles
 from agent.sample import VmPressure
 from agent.vm_cgroups import VmCgroups
 from shared.errors import HypervisorError
@@ -32,7 +35,7 @@ from shared.resources import MIB
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 ALPHA, ALPHA_PID = "11111111-2222-4333-8444-555555555555", 4242
-BETA_PID = 5151
+BETA, BETA_PID = "22222222-2222-4333-8444-555555555555", 5151
 GROUP1 = "machine/qemu-1-alpha.libvirt-qemu"
 SCOPE2 = "machine.slice/machine-qemu\\x2d3\\x2dbeta.scope"
 
@@ -119,6 +122,42 @@ def test_version_2_has_memory_high_with_its_controller(unified: Path) -> None:
     assert "controller" in memory_guard_reason(unified)
     (unified / "sys/fs/cgroup/cgroup.controllers").write_text("cpu io memory\n")
     assert memory_guard_reason(unified) == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes somebody else, which only root may")
+@pytest.mark.parametrize(("mode", "why"), [(0o644, "root's to set"), (0o666, "")])
+def test_without_root_memory_high_is_for_whom_it_was_handed_to(mode: int, why: str) -> None:
+    with TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        root = Path(shutil.copytree(FIXTURES / "cgroup2", Path(name, "root"), symlinks=True))
+        (root / "sys/fs/cgroup/cgroup.controllers").write_text("cpu io memory\n")
+        Path(name).chmod(0o755)
+        high = root / "sys/fs/cgroup" / SCOPE2 / "libvirt/memory.high"
+        high.write_text("max")
+        high.chmod(mode)
+        assert why in as_nobody(lambda: said_of_guards(root))
+        assert bool(why) == bool(as_nobody(lambda: said_of_guards(root)))
+        assert said_of_guards(root) == ""
+
+
+def said_of_guards(root: Path) -> str:
+    files = GuardFiles("qemu:///system", root)
+    files.find([BETA])
+    return files.why_not()
+
+
+def as_nobody(ask: Callable[[], str]) -> str:
+    """Asked in a child that has given up root: Python's own files may be closed to others."""
+    reads, writes = os.pipe()
+    if (child := os.fork()) == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        os.write(writes, ask().encode())
+        os._exit(0)
+    os.close(writes)
+    assert os.waitpid(child, 0)[1] == 0
+    with os.fdopen(reads) as answer:
+        return answer.read()
 
 
 def test_version_1_has_no_memory_high(hybrid: Path) -> None:

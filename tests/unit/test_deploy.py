@@ -4,6 +4,7 @@ import configparser
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -59,19 +60,40 @@ def test_a_unit_exposes_little(unit):
 
 
 @by_name
-def test_a_unit_runs_nothing_as_root_but_the_copy_of_the_uuid(unit):
+def test_a_unit_runs_nothing_as_root_but_what_hands_things_over(unit):
     assert words(unit, "DynamicUser") == ["yes"] or words(unit, "User") == ["hrapaq"]
     starts = [line for name in ("ExecStart", "ExecStartPre") for line in words(unit, name)]
     as_root = [line for line in starts if line.startswith(("+", "-+"))]
     copy = f"-+/usr/bin/install -D -m 0444 /sys/class/dmi/id/product_uuid /{HANDED_OVER}"
-    assert as_root == ([copy] if unit in AGENTS else [])
+    of_vms = "-+/bin/sh /opt/hrapaq/share/hrapaq/hand-over.sh"
+    moves_vms = unit in AGENTS and "guest" not in unit.name
+    assert as_root == [copy, of_vms][: (unit in AGENTS) + moves_vms]
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOY.glob("*.sh")), ids=lambda path: path.name)
+def test_the_shell_understands_the_scripts(path):
+    shell = "bash" if path.read_text().startswith("#!/usr/bin/env bash") else "sh"
+    assert run(shell, "-n", str(path)) == (0, "")
+
+
+def test_the_wheel_carries_what_the_units_and_the_installer_use():
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())
+    carried = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    for source, place in carried.items():
+        assert (DEPLOY.parent / source).exists()
+        assert place == source.replace("deploy/", "share/hrapaq/")
+    texts = [path.read_text() for path in (*UNITS, DEPLOY / "install.sh")]
+    named = {
+        name for text in texts for name in re.findall(r"/opt/hrapaq/(share/\S+?\.(?:sh|md))", text)
+    }
+    assert named <= set(carried.values())
 
 
 def test_the_way_back_uses_what_the_agent_uses_and_reads_no_file():
     agent, back = (DEPLOY / "systemd" / f"hrapaq-agent{word}.service" for word in ("", "-restore"))
     assert words(agent, "OnFailure") == [back.name]
     assert "--config" not in words(back, "ExecStart")[0]
-    for name in ("User", "StateDirectory", "SupplementaryGroups"):
+    for name in ("User", "Group", "StateDirectory"):
         assert words(agent, name) == words(back, name)
     state = f"HRAPAQ_STATE_DIRECTORY={AgentSettings().state_directory}"
     assert state in words(back, "Environment")
@@ -106,7 +128,7 @@ def test_the_polkit_rule_names_the_units_user():
 @by_name
 def test_a_unit_says_nothing_twice(unit):
     """But what systemd adds up: lists."""
-    lists = {"SystemCallFilter", "Environment", "After"}
+    lists = {"SystemCallFilter", "Environment", "After", "ExecStartPre"}
     keys = re.findall(r"^(\w+)=", unit.read_text(), re.MULTILINE)
     assert {key for key in keys if keys.count(key) > 1} <= lists
     configparser.RawConfigParser(strict=False, allow_no_value=True).read(unit)
