@@ -41,10 +41,11 @@ class NetPin(Struct, frozen=True, tag="net", forbid_unknown_fields=True):
     amount: int
     by: str = ""
     expires_tick_ns: int | None = None
+    resource: str = NET  # for the record, where pins of planned resources name theirs
 
     @property
     def key(self) -> tuple[str, ...]:
-        return ("pin", self.vm_id, NET)
+        return ("pin", self.vm_id, self.resource)
 
 
 class Freeze(Struct, frozen=True, tag="freeze", forbid_unknown_fields=True):

@@ -650,6 +650,7 @@ def test_a_network_pin_goes_to_the_host_and_its_release_too(tmp_path):
         assert agent.net_limits[1:] == [{RICH: 10 * MIB}]
         [record] = await here.records("override")
         assert record.body["what"] == "pin" and record.body["amount"] == 10 * MIB
+        assert record.body["resource"] == "net"
         release = admin_pb2.PinRequest(vm="rich", resource="net", release=True, by="bob")
         assert (await here.admin().Pin(release, timeout=5)).done
         await here.cycle()
