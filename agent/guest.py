@@ -17,7 +17,7 @@ from agent.procfs import LookReader, has_steal_clock
 from agent.psi import PsiTriggers
 from agent.readiness import Readiness
 from shared.bus import Bus
-from shared.clock import SECOND_NS, Clock
+from shared.clock import SECOND_NS, Clock, to_next_s
 from shared.errors import BusError
 from shared.guest_word import GuestWord, encode
 from shared.log import RateLimited
@@ -26,11 +26,13 @@ from shared.subjects import guest_subject
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 0.5
+CALM_NS = SECOND_NS  # between looks while there is plenty
+LOOK_NS = SECOND_NS // 2  # and otherwise
 LOOK_AGAIN_S = 0.1  # soonest, whatever triggers say
 STALL_US, STALL_WINDOW_US = 70_000, 1_000_000  # of memory; what the kernel wakes us for
 REPEAT_NS = SECOND_NS  # of a need that lasts
-GROWTH_SHARE = 0.10  # a need that grew by more than that is told at once
+GROWTH_SHARE = 0.10  # a need of memory that grew by more than that is told at once
+CPU_GROWTH_SHARE = 0.50  # CPU likewise; it comes and goes with every task
 ENDS_TOLD = 3  # times that the end of a need is told, as words may be lost
 
 
@@ -48,7 +50,6 @@ class Guest:
         metrics: AgentMetrics,
         interval_s: float = 10.0,
     ) -> None:
-        self._reader = LookReader(root)
         self._pressure = root / "proc/pressure/memory"
         self._subject = guest_subject(node_id)
         self._boot_id = boot_id
@@ -57,7 +58,9 @@ class Guest:
         self._clock = clock
         self._metrics = metrics
         self._rhythm = Rhythm(int(interval_s * SECOND_NS))
-        self._judge = NeedJudge(sees_steal=has_steal_clock(root))
+        sees_steal = has_steal_clock(root)
+        self._reader = LookReader(root, cpu_pressure=not sees_steal)
+        self._judge = NeedJudge(sees_steal=sees_steal)
         self._lack = Need()
         self._sequence = 0
         self._was_needing = False
@@ -86,12 +89,15 @@ class Guest:
                 self._stalled.clear()  # before the look: what comes during it counts for the next
                 await self.look()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_S):
+                    async with asyncio.timeout(self._rest_s()):
                         await self._stalled.wait()
                         await asyncio.sleep(LOOK_AGAIN_S)
         finally:
             triggers.close()
             self._reader.close()
+
+    def _rest_s(self) -> float:
+        return to_next_s(self._clock.tick_ns(), CALM_NS if self._judge.is_calm else LOOK_NS)
 
     async def look(self) -> None:
         """Looks once, and says what is to be said."""
@@ -170,4 +176,4 @@ def _needs(word: GuestWord) -> bool:
 def _grew(last: GuestWord, word: GuestWord) -> bool:
     return word.memory_wanted_bytes > last.memory_wanted_bytes * (
         1 + GROWTH_SHARE
-    ) or word.cpu_wanted_millicores > last.cpu_wanted_millicores * (1 + GROWTH_SHARE)
+    ) or word.cpu_wanted_millicores > last.cpu_wanted_millicores * (1 + CPU_GROWTH_SHARE)

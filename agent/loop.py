@@ -28,7 +28,7 @@ from agent.starting import Starts
 from agent.steps import Facts
 from agent.systemd import ServiceManager
 from shared.bus import NatsBus
-from shared.clock import SECOND_NS, Clock, SystemClock
+from shared.clock import SECOND_NS, Clock, SystemClock, to_next_s
 from shared.errors import WireError
 from shared.log import RateLimited
 from shared.subjects import telemetry_subject
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 1.0
+LOOK_NS = SECOND_NS
 CLOSE_S = 2.0
 # Without a sample for this long and three intervals the loop is stuck: every wait in it is bounded,
 # and systemd's watchdog starts the agent anew.
@@ -214,7 +214,7 @@ class Agent:
     async def _look_every_second(self) -> None:
         while True:
             self.look()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(to_next_s(self._clock.tick_ns(), LOOK_NS))
 
     def look(self) -> None:
         """What is done every second, between two samples."""

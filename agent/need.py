@@ -1,4 +1,4 @@
-"""What this VM needs above what it has, judged from looks at itself twice a second. Pure.
+"""What this VM needs above what it has, judged from looks at itself every second or half. Pure.
 
 Memory: it is short when less is available than a margin, or will be within a second, or when tasks
 stall on memory while little is available. It wants what brings the margin back, and what its use
@@ -21,6 +21,7 @@ MARGIN_BYTES_MIN = 32 * MIB
 MARGIN_SHARE = 0.08  # of the memory that it has
 ENOUGH = 1.25  # margins that must be available before a need ends: it does not begin again at once
 AHEAD_S = 1  # a fall that reaches the margin sooner than this is a need already
+CALM_AHEAD_S = 2
 ANSWER_S = 5  # until a host has given: growth until then is asked for, too
 STALL_US_PER_S = 100_000  # PSI "some" of memory that is a need...
 STALL_MARGINS = 4  # ...while less than so many margins are available: a group's limit stalls too
@@ -83,18 +84,21 @@ class NeedJudge:
         self._looks: deque[Look] = deque(maxlen=_LOOKS_MAX)
         self._sizes: deque[tuple[int, int]] = deque()  # tick, size that was wanted
         self.need = Need()
+        self.is_calm = False  # nothing is needed, nor will be soon: a look a second is enough
 
     def judge(self, look: Look) -> Need:
         while self._looks and look.tick_ns - self._looks[0].tick_ns > WINDOW_NS:
             self._looks.popleft()
         self._looks.append(look)
         self.need = Need(self._memory(look), self._cpu(look))
+        self.is_calm = self.is_calm and not self.need
         return self.need
 
     # ---- memory ----
 
     def _memory(self, now: Look) -> int:
         total, available = now.memory_total_bytes, now.memory_available_bytes
+        self.is_calm = False
         if total is None or available is None:
             self._sizes.clear()
             return 0
@@ -111,6 +115,7 @@ class NeedJudge:
         """The memory with which it would be well; None: it is."""
         margin = max(MARGIN_BYTES_MIN, int(total * MARGIN_SHARE))
         growth = self._growth_bytes_per_s(now)
+        self.is_calm = available - growth * CALM_AHEAD_S >= STALL_MARGINS * margin
         needing = self.need.memory_bytes > 0
         stalls = self._stalls(now, CALM_US_PER_S if needing else STALL_US_PER_S)
         stalls = stalls and available < STALL_MARGINS * margin

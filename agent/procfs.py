@@ -50,10 +50,11 @@ def read_counters(root: Path) -> NodeCounters:
 
 class LookReader:
     """The little that is read twice a second. Its files stay open: to open them costs five times
-    as much as to read them."""
+    as much as to read them. `cpu_pressure`: whether to read that, too."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, cpu_pressure: bool = True) -> None:
         self._proc = root / "proc"
+        self._reads_cpu_pressure = cpu_pressure
         self._ticks_per_s = os.sysconf("SC_CLK_TCK")
         self._descriptors: dict[str, int] = {}
 
@@ -61,7 +62,8 @@ class LookReader:
         memory = parse_meminfo(self._text("meminfo")[:_MEMINFO_HEAD])
         stat = self._text("stat")
         used_ns, steal_ns = parse_stat_cpu(stat, self._ticks_per_s)
-        runnable = parse_runnable(self._text("loadavg"))
+        runnable = parse_runnable(stat)
+        waits = parse_pressure(self._text("pressure/cpu")) if self._reads_cpu_pressure else None
         return Look(
             tick_ns,
             memory_total_bytes=memory.get("MemTotal"),
@@ -70,7 +72,7 @@ class LookReader:
             cpu_count=count_cpus(stat),
             cpu_used_ns=used_ns,
             cpu_steal_ns=steal_ns,
-            cpu_pressure_us=parse_pressure(self._text("pressure/cpu")),
+            cpu_pressure_us=waits,
             runnable=None if runnable is None else max(0, runnable - 1),
         )
 
@@ -179,10 +181,10 @@ def parse_loadavg(text: str) -> int | None:
 
 
 def parse_runnable(text: str) -> int | None:
-    """/proc/loadavg: tasks that run or wait for a CPU at the moment."""
-    words = text.split()
-    runnable, _, _ = words[3].partition("/") if len(words) > 3 else ("", "", "")  # noqa: PLR2004
-    return int(runnable) if runnable.isdecimal() else None
+    """/proc/stat: tasks that run or wait for a CPU at the moment."""
+    _, found, rest = text.rpartition("\nprocs_running ")  # after a long line: from the end
+    words = rest.split(maxsplit=1) if found else []
+    return int(words[0]) if words and words[0].isdecimal() else None
 
 
 def parse_uptime(text: str) -> int | None:

@@ -17,7 +17,9 @@ def print_insides(nodes: Sequence[pb.NodeRow]) -> None:
     """A line per machine: up, ready, load, steal, pressure, network, and what runs there."""
     if not nodes:
         return
-    table = table_of("node", ">up", ">ready after", ">load", ">steal", ">PSI cpu/mem/io %", "mostly")
+    table = table_of(
+        "node", ">up", ">ready after", ">load", ">steal", ">PSI cpu/mem/io %", "mostly"
+    )
     for node in nodes:
         said = node.inside
         table.add_row(

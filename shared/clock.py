@@ -5,7 +5,7 @@ from typing import Protocol
 
 from shared.units import MILLISECOND_NS, SECOND_NS
 
-__all__ = ["MILLISECOND_NS", "SECOND_NS", "Clock", "FakeClock", "SystemClock"]
+__all__ = ["MILLISECOND_NS", "SECOND_NS", "Clock", "FakeClock", "SystemClock", "to_next_s"]
 
 
 class Clock(Protocol):
@@ -24,6 +24,14 @@ class SystemClock:
 
     def tick_ns(self) -> int:
         return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def to_next_s(tick_ns: int, period_ns: int) -> float:
+    """Seconds to the next whole multiple of the period, or to the one after where that is all but
+    now. What wakes at the same moments wakes an idle machine once: to wake costs it more than
+    most of what is then done."""
+    rest_ns = period_ns - tick_ns % period_ns
+    return (rest_ns if rest_ns > period_ns // 10 else rest_ns + period_ns) / SECOND_NS
 
 
 class FakeClock:

@@ -8,7 +8,7 @@ from typing import Any
 from agent.guest import ENDS_TOLD, Guest, Rhythm
 from agent.metrics import AgentMetrics
 from agent.readiness import Readiness
-from shared.clock import MILLISECOND_NS, SECOND_NS, FakeClock
+from shared.clock import MILLISECOND_NS, SECOND_NS, FakeClock, to_next_s
 from shared.guest_word import GuestWord, decode
 from shared.resources import MIB
 from shared.subjects import guest_subject
@@ -183,3 +183,9 @@ def test_with_samples_faster_than_a_second_so_are_words() -> None:
     rhythm.told(word, 0)
     assert not rhythm.is_due(word, 199 * MILLISECOND_NS)
     assert rhythm.is_due(word, 200 * MILLISECOND_NS)
+
+
+def test_what_wakes_at_whole_moments_wakes_together() -> None:
+    """A timer that fired a little early does not fire again at once."""
+    at_s = (10.0, 10.25, 10.5, 10.96)
+    assert [to_next_s(int(at * SECOND_NS), SECOND_NS) for at in at_s] == [1.0, 0.75, 0.5, 1.04]

@@ -87,6 +87,19 @@ def test_little_left_wants_the_margin_back() -> None:
     assert need.memory_bytes == pytest.approx(MARGIN * 1.25 - (MARGIN - 4 * MIB), abs=2 * MIB)
 
 
+def test_it_is_calm_only_while_there_is_plenty_for_the_next_seconds() -> None:
+    vm = Vm(used=TOTAL - 6 * MARGIN)
+    vm.rest(3)
+    assert vm.judge.is_calm
+    vm.step(grows=MARGIN // 2)
+    assert vm.judge.is_calm is False, "two more seconds of that leave less than four margins"
+    assert not vm.judge.need
+    vm.rest(3)
+    assert vm.judge.is_calm
+    vm.step(grows=2 * MARGIN)
+    assert not vm.judge.is_calm
+
+
 def test_a_burst_is_seen_before_the_memory_is_gone() -> None:
     """200 MiB within two seconds, in a VM that has 160 MiB available."""
     vm = Vm()

@@ -75,9 +75,9 @@ def test_a_quick_look_at_nothing_is_all_unknown(tmp_path: Path) -> None:
 
 def test_looks_at_open_files_see_what_changes(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
-    reader, path = LookReader(tmp_path), tmp_path / "proc/loadavg"
+    reader, path = LookReader(tmp_path), tmp_path / "proc/stat"
     for runnable in (4, 1):
-        path.write_text(f"0 0 0 {runnable}/9 9\n")
+        path.write_text(f"cpu 1\nprocs_running {runnable}\n")
         assert reader.look(1).runnable == runnable - 1
     reader.close()
 
@@ -124,9 +124,8 @@ def test_details_of_the_formats() -> None:
     assert parse_net_dev("eth0: 1 0 0 0 0 0 0 0 2 0\n", []) is None
     assert parse_loadavg("1.005 0.3 0.1 1/80 4\n") == 1005
     assert [parse_loadavg(text) for text in ("", "nan 1", "-1.0", "1e3", "1.2.3")] == [None] * 5
-    assert [parse_runnable(text) for text in ("1 1 1 3/189 4", "1 1", "1 1 1 x/1 4")] == [3] + [
-        None
-    ] * 2
+    texts = ("cpu 1\nprocs_running 3\nprocs_blocked 1\n", "cpu 1\n", "cpu\nprocs_running \n")
+    assert [parse_runnable(text) for text in texts] == [3, None, None]
     assert parse_uptime("0.07 0.01\n") == 70_000_000
     assert parse_uptime("soon\n") is None
 
@@ -140,5 +139,5 @@ def test_no_parser_raises(text: str) -> None:
     parse_diskstats(text, ["sda"])
     parse_net_dev(f"eth0:{text}", ["eth0"])
     parse_loadavg(text)
-    parse_runnable(text)
+    parse_runnable(f"cpu 1\nprocs_running {text}")
     parse_uptime(text)
