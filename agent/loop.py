@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from agent.discover import look, open_hypervisor
 from agent.guest import Guest
-from agent.hypervisor import Hypervisor
+from agent.hypervisor import Hypervisor, VmEvent, VmEventKind
 from agent.identity import node_identity
 from agent.metrics import AgentMetrics, Exposition
 from agent.processes import ProcessWatch
@@ -41,7 +41,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOK_NS = SECOND_NS
+EARLY_S = 1.0  # at least between two samples
 CLOSE_S = 2.0
+RETURN_NS = 2 * SECOND_NS  # between two looks for a hypervisor that is away
+# After these the controller should not wait for the next tick.
+NEWS = frozenset(VmEventKind) - {
+    VmEventKind.DEFINED,
+    VmEventKind.RETUNED,  # by us, as a rule
+    VmEventKind.HEARD_AGAIN,  # by a call of ours
+}
 # Without a sample for this long and three intervals the loop is stuck: every wait in it is bounded,
 # and systemd's watchdog starts the agent anew.
 STUCK_NS = 120 * SECOND_NS
@@ -113,6 +121,7 @@ class Agent:
         self._exposition: Exposition | None = None
         self._sequence = 0
         self._sampled_tick_ns = clock.tick_ns()
+        self._soon = asyncio.Event()
 
     def open(self) -> None:
         if self.hypervisor is not None:
@@ -127,6 +136,7 @@ class Agent:
                 self.metrics,
             )
             self.host.open()
+            self.hypervisor.listen(self._on_vm_event)
         self._exposition = Exposition(self.metrics, self._settings.metrics_listen)
         if self.identity.said:
             logger.warning("identity", extra={"detail": self.identity.said})
@@ -147,7 +157,9 @@ class Agent:
         ]
         if self.guest is not None:
             duties.append(self.guest.run())
-        return duties if self.host is None else [*duties, self.host.run()]
+        if self.host is not None:
+            duties += [self.host.run(), self._look_for_the_hypervisor()]
+        return duties
 
     async def close(self) -> None:
         """Within two seconds; what does not end by then is killed with the process."""
@@ -161,6 +173,11 @@ class Agent:
         if self._exposition is not None:
             self._exposition.close()
         logger.info("agent ends")
+
+    def sample_soon(self) -> None:
+        """Something happened that the controller should hear of before the next tick; once a
+        second at most."""
+        self._soon.set()
 
     async def sample(self) -> NodeSample:
         """The next message. Its generation is the one before the readings: a change in between
@@ -191,12 +208,21 @@ class Agent:
         await self._bus.connect()
         due = self._clock.tick_ns()
         while True:
+            self._soon.clear()
             await self._publish_one()
             self._manager.ready()
             now = self._sampled_tick_ns = self._clock.tick_ns()
-            # A slow hypervisor is not asked the more for it.
-            due = max(due + self._interval_ns, now)
-            await asyncio.sleep((due - now) / SECOND_NS)
+            if now >= due:  # an early sample does not put off the next one in turn
+                # A slow hypervisor is not asked the more for it.
+                due = max(due + self._interval_ns, now)
+            await self._until_due((due - now) / SECOND_NS)
+
+    async def _until_due(self, seconds: float) -> None:
+        """The next tick, or a call for a sample before it."""
+        pause_s = min(EARLY_S, seconds)
+        await asyncio.sleep(pause_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._soon.wait(), seconds - pause_s)
 
     async def _publish_one(self) -> None:
         errors = self._sampler.hypervisor_errors
@@ -215,6 +241,17 @@ class Agent:
         while True:
             self.look()
             await asyncio.sleep(to_next_s(self._clock.tick_ns(), LOOK_NS))
+
+    async def _look_for_the_hypervisor(self) -> None:
+        """While it is away it is looked for more often than samples are taken, and not told."""
+        while True:
+            await asyncio.sleep(to_next_s(self._clock.tick_ns(), RETURN_NS))
+            if self._sampler.is_blind and await self._sampler.sees_again():
+                self.sample_soon()
+
+    def _on_vm_event(self, event: VmEvent) -> None:
+        if event.kind in NEWS:
+            self.sample_soon()
 
     def look(self) -> None:
         """What is done every second, between two samples."""

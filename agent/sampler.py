@@ -89,12 +89,14 @@ class Sampler:
         self._said = RateLimited(logger, clock)
         self.starts = starts or Starts.of_settings(AgentSettings())
         self.hypervisor_errors = 0
+        self.is_blind = False  # the hypervisor did not answer the last sample
         if hypervisor is not None:
             hypervisor.listen(lambda event: self.starts.hear(event, clock.tick_ns()))
 
     async def sample(self) -> Rates:
         """Rates since the last sample; never fails because of the hypervisor."""
         vms, error = await self._vms()
+        self.is_blind = error is not None
         if error is None:
             self._look_at_starts(vms)
         now = self._raw(vms)
@@ -120,6 +122,14 @@ class Sampler:
             levers=await self.levers(),
             blocks={vm.vm_id: vm.memory_blocks for vm in vms if vm.memory_blocks is not None},
         )
+
+    async def sees_again(self) -> bool:
+        """Whether the hypervisor answers, tried now; what it says is for the next sample."""
+        try:
+            await self.readings()
+        except HypervisorError:
+            return False
+        return True
 
     def sample_of(self, reading: VmReading) -> VmSample:
         """One VM as read just now, between two samples."""
