@@ -39,6 +39,8 @@ from shared.clock import SystemClock
 from shared.errors import GuestsUnavailable, HypervisorError
 from shared.resources import MIB, Resource
 
+LIMIT_BYTES_PER_S = MIB // 4
+
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
@@ -179,19 +181,19 @@ def _events(group: Path) -> dict[str, int]:
 
 
 def test_vms_share_a_cpu_that_is_short_by_their_grants(here):
-    """Quotas alone would leave them 0.6 and 0.4 of the CPU, since both ask for more."""
+    """Quotas alone would leave each half of the CPU: neither is below that."""
 
     async def scenario(hypervisor: LibvirtHypervisor) -> None:
         await hypervisor.read_all()
         await hypervisor.set_limit(large.vm_id, Resource.CPU, 900)
-        await hypervisor.set_limit(small.vm_id, Resource.CPU, 300)
+        await hypervisor.set_limit(small.vm_id, Resource.CPU, 600)
         await asyncio.sleep(1)
         before, began = (large.cpu_s(), small.cpu_s()), time.monotonic()
         await asyncio.sleep(6)
         took = time.monotonic() - began
         had = (large.cpu_s() - before[0]) / took, (small.cpu_s() - before[1]) / took
-        assert had[1] < 0.33
-        assert 2.2 < had[0] / had[1] < 4.0, had
+        print("shares of a CPU, granted 0.9 and 0.6:", had)  # noqa: T201 - measured
+        assert 1.25 < had[0] / had[1] < 1.8, had
         await hypervisor.set_limit(small.vm_id, Resource.CPU, 1000)
         assert (await hypervisor.read(small.vm_id)).cpu_quota_millicores is None
 
@@ -228,19 +230,20 @@ def test_traffic_keeps_to_its_limit_both_ways(here):
         (vm,) = [each for each in await hypervisor.read_all() if each.vm_id == guest.vm_id]
         assert vm.net_bytes is not None and vm.net_bytes > 2 * MIB
         free = await asyncio.to_thread(traffic.rates, 3)
-        await hypervisor.set_net_limit(guest.vm_id, MIB)
-        assert (await hypervisor.read(guest.vm_id)).net_limit_bytes_per_s == MIB
+        await hypervisor.set_net_limit(guest.vm_id, LIMIT_BYTES_PER_S)
+        vm = await hypervisor.read(guest.vm_id)
+        assert vm.net_limit_bytes_per_s == LIMIT_BYTES_PER_S
         await asyncio.sleep(2)
         limited = await asyncio.to_thread(traffic.rates, 6)
         assert min(free) > 2 * max(limited), (free, limited)
-        assert max(limited) < 1.25 * MIB, (free, limited)
+        assert max(limited) < 1.25 * LIMIT_BYTES_PER_S, (free, limited)
         await hypervisor.set_net_limit(guest.vm_id, None)
         vm = await hypervisor.read(guest.vm_id)
         assert vm.net_limit_bytes_per_s is None and vm.net_found_bytes_per_s is None
         await asyncio.sleep(2)
         again = await asyncio.to_thread(traffic.rates, 3)
         assert min(again) > 2 * max(limited), again
-        print("bytes/s free, limited to 1 MiB/s, free again:", free, limited, again)  # noqa: T201 - measured
+        print("bytes/s free, limited, free again:", free, limited, again)  # noqa: T201 - measured
 
     with Guest(here, Spec(devices=NETWORK)) as guest, closing(Traffic()) as traffic:
         wait_for(lambda: traffic.sent_bytes and traffic.received_bytes, "both ways flow")
