@@ -29,21 +29,23 @@ class NetLimiter:
         self._clock = clock
         self._kept: Mapping[str, int] | None = None
         self._kept_tick_ns = 0
+        self._is_done = False  # nothing is wanted, and nothing of ours was in force
         self._said = RateLimited(logger, clock)
 
     async def keep(self, wanted: Mapping[str, int] | None) -> None:
         """To be called every second or so. `wanted`: bytes/s by VM; None: not known yet, and then
         what is in force stays."""
         now = self._clock.tick_ns()
-        is_recent = now - self._kept_tick_ns < LOOK_AGAIN_NS
+        is_recent = self._is_done or now - self._kept_tick_ns < LOOK_AGAIN_NS
         if wanted is None or (wanted == self._kept and is_recent):
             return
-        self._kept, self._kept_tick_ns = wanted, now
+        self._kept, self._kept_tick_ns, self._is_done = wanted, now, False
         try:
             readings = await self._hypervisor.read_all()
         except HypervisorError as error:
             self._said.warning("net", "network limits cannot be looked at", cause=str(error))
             return
+        self._is_done = not wanted and all(vm.net_found_bytes_per_s is None for vm in readings)
         for vm in readings:
             if vm.state in _MOVABLE and _is_other(vm, wanted.get(vm.vm_id)):
                 await self._set(vm, wanted.get(vm.vm_id))

@@ -32,6 +32,11 @@ class Taps(SimulatedHypervisor):
         super().__init__(1, clock, (SimulatedVm("a"), SimulatedVm("b")))
         self.asked = []
         self.refuses = False
+        self.looked = 0
+
+    async def read_all(self):
+        self.looked += 1
+        return await super().read_all()
 
     async def set_net_limit(self, vm_id, bytes_per_s):
         self.asked.append(bytes_per_s)
@@ -59,6 +64,12 @@ def test_what_is_wanted_is_set_once_and_lifted_when_it_is_not_any_more():
         await limiter.keep({})
         assert taps.asked == [MIB, MIB, None]
         assert all(vm.net_limit_bytes_per_s is None for vm in await taps.read_all())
+        clock.advance(61 * SECOND_NS)
+        await limiter.keep({})
+        looked = taps.looked
+        clock.advance(61 * SECOND_NS)
+        await limiter.keep({})
+        assert taps.looked == looked  # where nothing is limited, nobody looks
 
     asyncio.run(scenario())
 
