@@ -4,15 +4,20 @@ A hypervisor's "yes" proves nothing, so each step is read back until its effect 
 deadline is over. Every step is admitted once more, on readings taken right before it: what an
 earlier step did not free is not there for a later one. Steps of one direction run side by side,
 a few at a time and never two on one VM; growing waits for the shrinking before it.
+
+Several runs may go on at once, a command's and the reflex's: none waits for the other, agent.ledger
+keeps them from counting on the same room, and a lever that one moves is left alone by the others.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from agent.admission import Admitted, Readings, admit, after, refused
+from agent.admission import Admitted, Readings, admit, refused
 from agent.guard import Refused
 from agent.hypervisor import BEGINNINGS, Hypervisor, VmEvent, VmEventKind, VmReading
+from agent.leash import Lever
+from agent.ledger import Ledger
 from agent.quarantine import Quarantine
 from agent.steps import (
     QUANTUM,
@@ -22,22 +27,25 @@ from agent.steps import (
     deadline_of,
     is_unchanged,
     limit_of,
+    with_limit,
 )
-from shared.clock import MILLISECOND_NS, Clock
+from shared.clock import MILLISECOND_NS, SECOND_NS, Clock
 from shared.errors import HypervisorError, VmGone
 from shared.resources import Resource, amount_text
 from shared.telemetry import VmSample
 
 IN_FLIGHT_MAX = 4  # calls per libvirt connection that do not yet stall the others
 POLL_S_MIN = 0.25
-POLL_S_MAX = 1.0
+POLL_S_MAX = 0.5
+CRY_NS = 5 * SECOND_NS  # how long a VM's need keeps others from shrinking it
+CRYING = "the VM needs memory now"
 
 Pause = Callable[[float], Awaitable[object]]
 Objection = Callable[[Step], Refused | None]
 
 
 class Executor:
-    """One per hypervisor; one `carry_out` at a time (agent.steward sees to it)."""
+    """One per hypervisor."""
 
     def __init__(
         self,
@@ -52,6 +60,8 @@ class Executor:
         self._to_sample = to_sample
         self._pause = pause
         self._quarantine = Quarantine()
+        self._crying: dict[str, int] = {}  # vm id -> until tick
+        self.ledger = Ledger(clock)
         hypervisor.listen(self._hear)
 
     async def carry_out(
@@ -78,7 +88,11 @@ class Executor:
                 results[id(each)] = task.result()
         return tuple(results[id(each)] for each in steps)
 
-    def quarantined(self) -> Mapping[tuple[str, Resource], str]:
+    def cry(self, vm_id: str) -> None:
+        """The VM needs memory: for a while nothing takes any, and what is on its way is stopped."""
+        self._crying[vm_id] = self._clock.tick_ns() + CRY_NS
+
+    def quarantined(self) -> Mapping[Lever, str]:
         """Levers that lately had no effect, and why they are left alone; they age out."""
         return self._quarantine.at(self._clock.tick_ns())
 
@@ -95,7 +109,10 @@ class Executor:
 
     def forget_all_but(self, vm_ids: Iterable[str]) -> None:
         """What is remembered of VMs that are gone goes, so that memory does not grow for ever."""
-        self._quarantine.keep_only(vm_ids)
+        there = set(vm_ids)
+        self._quarantine.keep_only(there)
+        self._crying = {k: v for k, v in self._crying.items() if k in there}
+        self.ledger.forget_all_but(there)
 
     def _hear(self, event: VmEvent) -> None:
         if event.kind in BEGINNINGS or event.kind is VmEventKind.REBOOTED:
@@ -112,43 +129,55 @@ class Executor:
 
     async def _admit_and_move(self, planned: Admitted, run: "_Run") -> StepResult:
         step = planned.step
+        if not self.ledger.hold(step.lever):
+            return refused(step, "I6", "it is being moved for another reason just now")
         try:
             before = await self._hypervisor.read(step.vm_id)
             # Asked after reading, which takes its time: a newer controller may have spoken.
             objection = run.objection(step)
+            if objection is None and step.shrinks and self._cries(step):
+                objection = Refused("I3", CRYING)
             if objection is not None:
                 return refused(step, objection.invariant, objection.detail)
-            run.readings = self._with_reading(run.readings, before)
-            admitted = admit(step, run.readings, may_cut=run.fell_short, way_back=run.way_back)
+            self.ledger.see(self._to_sample(before))
+            readings = self._over(run, but=step.lever)
+            admitted = admit(step, readings, may_cut=run.fell_short, way_back=run.way_back)
             if not isinstance(admitted, Admitted):
                 return admitted
             cut = admitted.cut or planned.cut
-            return await self._move(Admitted(admitted.step, cut), before, run)
+            return await self._move(Admitted(admitted.step, cut), before, readings)
         except VmGone:
+            self.ledger.settle(step.lever)
             return StepResult(step.index, Outcome.GONE, "the VM vanished")
         except HypervisorError as error:
             return StepResult(step.index, Outcome.FAILED, str(error))
+        finally:
+            self.ledger.release(step.lever)
 
-    async def _move(self, admitted: Admitted, before: VmReading, run: "_Run") -> StepResult:
+    def _over(self, run: "_Run", but: Lever | None = None) -> Readings:
+        """What this run goes by: its readings with all that any run has in hand."""
+        return self.judging(self.ledger.over(run.readings, but))
+
+    async def _move(self, admitted: Admitted, before: VmReading, readings: Readings) -> StepResult:
         step = admitted.step
-        limit = limit_of(run.readings.vms[step.vm_id], step.resource, run.readings.node)
+        limit = limit_of(readings.vms[step.vm_id], step.resource, readings.node)
         assert limit is not None, "admitted without a measured limit"
         if step.to_amount > limit:
             # Spoken for from now on, so that a step beside this one does not take it as well.
-            run.readings = after(run.readings, step)
+            self.ledger.ask(step.lever, step.to_amount)
         failure = ""
         try:
             await self._hypervisor.set_limit(step.vm_id, step.resource, step.to_amount)
         except HypervisorError as error:
             failure = str(error)  # it may have happened all the same: only reading back tells
-        now = await self._measured(step, run, wait=not failure)
+        now = await self._measured(step, readings, wait=not failure)
         if now is not None and _is_started_anew(before, now):
             # At the size it boots with, which says nothing of the lever.
             failure = failure or "the VM was started anew meanwhile"
-        result = await self._judged(admitted, limit, now, run, failure)
+        result = await self._judged(admitted, limit, now, readings, failure)
         return replace(result, host_freed_bytes=_freed(step, before, now))
 
-    async def _measured(self, step: Step, run: "_Run", *, wait: bool) -> VmReading | None:
+    async def _measured(self, step: Step, readings: Readings, *, wait: bool) -> VmReading | None:
         """The VM once the effect shows or the deadline is over; None when it cannot be read."""
         deadline = self._clock.tick_ns() + deadline_of(step) * MILLISECOND_NS
         pause_s = POLL_S_MIN
@@ -160,29 +189,34 @@ class Executor:
                 raise
             except HypervisorError:
                 now = None
-            if now is not None and self._has_reached(step, now, run):
+            if now is not None and self._has_reached(step, now, readings):
                 return now
-            if not wait or self._clock.tick_ns() >= deadline:
+            is_over = self._clock.tick_ns() >= deadline or (step.shrinks and self._cries(step))
+            if not wait or is_over:
                 return now
             await self._pause(pause_s)
             pause_s = min(POLL_S_MAX, pause_s * 1.5)
 
-    def _has_reached(self, step: Step, reading: VmReading, run: "_Run") -> bool:
-        amount = self._amount(step, reading, run)
+    def _has_reached(self, step: Step, reading: VmReading, readings: Readings) -> bool:
+        amount = self._amount(step, reading, readings)
         return amount is not None and is_unchanged(step.resource, amount, step.to_amount)
 
-    def _amount(self, step: Step, reading: VmReading, run: "_Run") -> int | None:
-        vm = self._with_reading(run.readings, reading).vms[step.vm_id]
-        return limit_of(vm, step.resource, run.readings.node)
+    def _amount(self, step: Step, reading: VmReading, readings: Readings) -> int | None:
+        return limit_of(self._to_sample(reading), step.resource, readings.node)
 
     async def _judged(
-        self, admitted: Admitted, limit: int, now: VmReading | None, run: "_Run", failure: str
+        self,
+        admitted: Admitted,
+        limit: int,
+        now: VmReading | None,
+        readings: Readings,
+        failure: str,
     ) -> StepResult:
         step = admitted.step
-        reached = None if now is None else self._amount(step, now, run)
+        reached = None if now is None else self._amount(step, now, readings)
         if now is not None and (step.to_amount < limit or not failure):
             # A grow that failed may still come: what it asked for stays spoken for.
-            run.readings = self._with_reading(run.readings, now)
+            self._see_reached(step, now, reached)
         if failure or reached is None:
             why = failure or "the effect could not be measured"
             return StepResult(step.index, Outcome.FAILED, why, limit, reached)
@@ -190,38 +224,43 @@ class Executor:
             self._quarantine.worked(step.lever)
             outcome = Outcome.PARTIAL if admitted.cut else Outcome.APPLIED
             return StepResult(step.index, outcome, admitted.cut, limit, reached)
-        detail = await self._reset(step, reached)
+        stopped = step.shrinks and self._cries(step)
+        detail = await self._reset(step, reached, CRYING if stopped else "")
         progress = (reached - limit) * (1 if step.to_amount > limit else -1)
         if progress >= QUANTUM[step.resource]:
             return StepResult(step.index, Outcome.PARTIAL, detail, limit, reached)
+        if stopped:
+            return replace(refused(step, "I3", detail, limit), after_amount=reached)
         shrinking = step.to_amount < limit
         self._quarantine.failed(step.lever, self._clock.tick_ns(), shrinking=shrinking)
         return StepResult(step.index, Outcome.NO_EFFECT, detail, limit, reached)
 
-    async def _reset(self, step: Step, reached: int) -> str:
+    def _see_reached(self, step: Step, now: VmReading, reached: int | None) -> None:
+        """A balloon that stops a few pages early may still take them: they are its own."""
+        vm = self._to_sample(now)
+        if reached is not None and is_unchanged(step.resource, reached, step.to_amount):
+            vm = with_limit(vm, step.resource, max(reached, step.to_amount))
+            self.ledger.settle(step.lever)
+        self.ledger.see(vm)
+
+    async def _reset(self, step: Step, reached: int, why: str) -> str:
         """A stalled balloon must not wake up later and go on: its target becomes what it is."""
         asked = amount_text(step.resource, step.to_amount)
-        detail = f"{asked} not reached in {deadline_of(step)} ms"
+        why = why or f"{deadline_of(step)} ms are over"
+        detail = f"{asked} not reached: {why}"
         if step.resource is not Resource.MEMORY:
+            self.ledger.settle(step.lever)
             return detail
         try:
             await self._hypervisor.set_limit(step.vm_id, step.resource, reached)
         except HypervisorError as error:
             return f"{detail}; the target still stands: {error}"
+        self.ledger.settle(step.lever)
         return f"{detail}; target set back to {amount_text(step.resource, reached)}"
 
-    def _with_reading(self, readings: Readings, reading: VmReading) -> Readings:
-        """The readings with one VM read anew; its rates stay those of the last interval."""
-        vm = self._to_sample(reading)
-        known = readings.vms.get(reading.vm_id)
-        if known is not None:
-            vm = replace(
-                vm,
-                memory_swap_in_bytes_per_s=known.memory_swap_in_bytes_per_s,
-                memory_major_faults_per_s=known.memory_major_faults_per_s,
-            )
-        vms = {**readings.vms, vm.vm_id: vm}
-        return self.judging(replace(readings, vms=vms))
+    def _cries(self, step: Step) -> bool:
+        is_memory = step.resource is Resource.MEMORY
+        return is_memory and self._clock.tick_ns() < self._crying.get(step.vm_id, 0)
 
 
 @dataclass(slots=True)

@@ -5,7 +5,8 @@ again right before each step, on measured ones. Both get the same rules:
 
 I1 growing only into what is measured free under the node's allocatable amount
 I2 floor <= target <= ceiling, and no more than the lever can reach
-I3 memory never below the working set and a margin, nor while the guest is short of memory
+I3 memory never below the working set and a margin, nor while the guest is short of memory; a
+   shrink that asks for more is cut to what remains
 I4 one shrink takes free pages and a twentieth of the limit in cache, no more
 I6 nothing on missing readings; memory is read-only without fresh guest statistics
 I8 only running VMs, and nothing is taken from one that is starting
@@ -33,6 +34,7 @@ from shared.resources import MIB, Resource, amount_text
 from shared.telemetry import NodeReadings, VmSample, VmState
 
 MARGIN_BYTES_MIN = 64 * MIB  # kept above the working set: a small guest's kernel needs this much
+WORTHWHILE_BYTES = 16 * MIB  # a shrink that its floor cuts to less than this is none
 SHARE_DIVISOR = 20  # 5 % of the limit: the margin of large guests, and the cache taken per step
 MOVABLE = frozenset({VmState.RUNNING, VmState.STARTING})
 FAULTS_PER_S_MAX = 100  # more major faults than this: the guest already reads back what it lost
@@ -49,6 +51,7 @@ class Readings:
     quarantined: Mapping[tuple[str, Resource], str] = field(default_factory=dict)  # lever -> why
     growable: frozenset[tuple[str, Resource]] = frozenset()  # of these, what may grow all the same
     blocks: Mapping[str, MemoryBlocks] = field(default_factory=dict)  # by VM, where it has some
+    tick_ns: int = 0  # when the reading of them began
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,42 @@ def working_floor_bytes(vm: VmSample) -> int | None:
         return None
     margin = max(MARGIN_BYTES_MIN, vm.memory_limit_bytes // SHARE_DIVISOR)
     return vm.memory_used_bytes + margin
+
+
+def may_newer_figures_help(step: Step, readings: Readings, since_tick_ns: int) -> bool:
+    """Whether a memory shrink that is refused or cut goes by guest figures from before
+    `since_tick_ns`: what others gave back since is not in them, and the next ones may show it."""
+    vm = readings.vms.get(step.vm_id)
+    if vm is None or step.resource is not Resource.MEMORY or not step.shrinks:
+        return False
+    age = vm.memory_stats_age_ns
+    if age is None or age > readings.stats_age_ns_max or readings.tick_ns - age >= since_tick_ns:
+        return False
+    result = admit(step, readings)
+    if isinstance(result, Admitted):
+        return bool(result.cut)
+    unknown = vm.memory_used_bytes is None or vm.memory_free_bytes is None
+    return (result.invariant in {"I3", "I4"} and not _shortage(vm)) or unknown
+
+
+def room_for_the_way_back(
+    readings: Readings, fallback: Mapping[tuple[str, Resource], int], resource: Resource
+) -> int | None:
+    """What may still be lent so that all VMs can grow to their fallback from there (I9): what is
+    allocatable less the higher of limit and fallback of each; None when it cannot be told."""
+    allocatable = allocatable_of(readings.node, resource)
+    if allocatable is None:
+        return None
+    total = 0
+    for vm in readings.vms.values():
+        if vm.state is VmState.SHUT_DOWN:
+            continue
+        limit = limit_of(vm, resource, readings.node)
+        limit = maximum_of(vm, resource) if limit is None else limit
+        if limit is None:
+            return None
+        total += max(limit, fallback.get((vm.vm_id, resource), 0))
+    return allocatable - total
 
 
 def headroom(readings: Readings, resource: Resource) -> int | None:
@@ -154,8 +193,12 @@ def _unchanged(step: Step, vm: VmSample, limit: int, readings: Readings) -> Step
 
 
 def _outdated(step: Step, vm: VmSample, limit: int, readings: Readings) -> StepResult | None:
+    """A grow goes on from wherever the reflex has brought its VM meanwhile."""
     if matches(step.resource, step.from_amount, limit):
         return None
+    if not step.shrinks and limit > step.from_amount:
+        is_there = limit >= step.to_amount
+        return StepResult(step.index, Outcome.UNCHANGED, "", limit, limit) if is_there else None
     measured = amount_text(step.resource, limit)
     return refused(step, "I6", f"planned {step_text(step)}, but {measured} is in force", limit)
 
@@ -175,11 +218,24 @@ def _shrink(step: Step, vm: VmSample, limit: int, readings: Readings) -> Admitte
     floor = working_floor_bytes(vm)
     if floor is None or vm.memory_free_bytes is None:
         return refused(step, "I6", "the guest's working set or free pages are unknown", limit)
-    if step.to_amount < floor:
-        detail = f"working set and margin need {amount_text(Resource.MEMORY, floor)}"
-        return refused(step, "I3", detail, limit)
     short = _shortage(vm)
-    return refused(step, "I3", short, limit) if short else _within_rate(step, vm, limit)
+    if short:
+        return refused(step, "I3", short, limit)
+    return _above_floor(step, vm, limit, floor)
+
+
+def _above_floor(step: Step, vm: VmSample, limit: int, floor: int) -> Admitted | StepResult:
+    """A shrink that ends above the working set, smaller than asked where that is worth it."""
+    if step.to_amount >= floor:
+        return _within_rate(step, vm, limit)
+    detail = f"working set and margin need {amount_text(Resource.MEMORY, floor)}"
+    worth = whole_quanta(Resource.MEMORY, limit - floor)
+    if worth < WORTHWHILE_BYTES:
+        return refused(step, "I3", detail, limit)
+    cut = _within_rate(replace(step, to_amount=limit - worth), vm, limit)
+    if isinstance(cut, StepResult):
+        return cut
+    return Admitted(cut.step, cut.cut or f"I3: {detail}")
 
 
 def _shortage(vm: VmSample) -> str:

@@ -21,6 +21,7 @@ from agent.admission import (
     after,
     headroom,
 )
+from agent.leash import NO_BOUNDS, Bounds, Grant, Lever, without
 from agent.steps import (
     QUANTUM,
     Ack,
@@ -43,8 +44,6 @@ STEPS_MAX = 4096  # of one command; far above what a host's VMs need
 STRIDE_BYTES = 128 * MIB  # a lease's walk grows a VM's memory by this much per round, or
 STRIDE_DIVISOR = 4  # by a quarter of its limit where that is more
 
-Lever = tuple[str, Resource]
-
 
 @dataclass(frozen=True, slots=True)
 class GuardState:
@@ -55,6 +54,9 @@ class GuardState:
     generation: int = 0  # rises with everything that moved
     lease_until_tick_ns: int | None = None  # None: no command was ever obeyed
     fallback: Mapping[Lever, int] = field(default_factory=dict)
+    bounds: Bounds = NO_BOUNDS  # of the reflex; void with the lease
+    bounds_number: int = 0
+    lent: frozenset[Lever] = frozenset()  # limits that the reflex has moved
     done: tuple[Ack, ...] = ()  # newest last, at most DONE_MAX
     intent: Ack | None = None  # of a command under way: the answer if it is never finished
 
@@ -101,7 +103,11 @@ def judge(
     refusal = _authority(header, state)
     if refusal is not None:
         return state, refusal
-    seen = replace(state, epoch_highest=header.epoch, sequence_highest=header.sequence)
+    seen = replace(
+        _without_old_bounds(header, state, now_tick_ns),
+        epoch_highest=header.epoch,
+        sequence_highest=header.sequence,
+    )
     refusal = _lateness(header, now_tick_ns) or _basis(command, state)
     if refusal is not None:
         return seen, refusal
@@ -114,11 +120,15 @@ def judge(
 
 
 def renew(
-    header: Header, state: GuardState, now_tick_ns: int, fallback: Fallback = ()
+    header: Header,
+    state: GuardState,
+    now_tick_ns: int,
+    fallback: Fallback = (),
+    bounds: Bounds = NO_BOUNDS,
 ) -> tuple[GuardState, Refused | None]:
     """The lease goes on, unless the word comes late or from a controller of the past.
 
-    A fallback replaces the one in force; an empty one leaves it.
+    A fallback replaces the one in force, and so do bounds; empty ones leave them.
 
     The sequence is looked at but not remembered: a renewal overtakes a command that waits in the
     agent's queue, and must not make that command look old.
@@ -126,10 +136,13 @@ def renew(
     refusal = objection(header, state, now_tick_ns)
     if refusal is not None:
         return state, refusal
+    state = _without_old_bounds(header, state, now_tick_ns)
     if header.epoch > state.epoch_highest:
         state = replace(state, epoch_highest=header.epoch, sequence_highest=0)
     if fallback:
         state = replace(state, fallback=_by_lever(fallback))
+    if bounds and bounds != state.bounds:
+        state = _bound(state, bounds)
     return replace(state, lease_until_tick_ns=_lease_end(header, state, now_tick_ns)), None
 
 
@@ -141,6 +154,13 @@ def objection(header: Header, state: GuardState, now_tick_ns: int) -> Refused | 
 def has_lease_ended(state: GuardState, now_tick_ns: int) -> bool:
     """False as long as no command was ever obeyed: then there is nothing to walk back from."""
     return state.lease_until_tick_ns is not None and now_tick_ns >= state.lease_until_tick_ns
+
+
+def grant_of(state: GuardState, now_tick_ns: int) -> Grant | None:
+    """What the reflex may go by now; None without a lease, and then it does nothing."""
+    if state.lease_until_tick_ns is None or has_lease_ended(state, now_tick_ns):
+        return None
+    return Grant(state.bounds, state.bounds_number, state.fallback, state.epoch_highest, state.lent)
 
 
 def on_lease_end(state: GuardState, readings: Readings) -> tuple[Step, ...]:
@@ -276,7 +296,22 @@ def _granted(
         if limit is not None:
             fallback.setdefault(step.lever, limit)
     until = _lease_end(command.header, state, now_tick_ns)
+    moved = frozenset(step.lever for step in command.steps)
+    state = _bound(state, command.bounds or without(state.bounds, moved))
     return replace(state, lease_until_tick_ns=until, fallback=fallback)
+
+
+def _bound(state: GuardState, bounds: Bounds) -> GuardState:
+    """A loan without a leash is none any more: its plan has the limit as it stands."""
+    lent = frozenset(lever for lever in state.lent if lever in bounds.leash)
+    return replace(state, bounds=bounds, bounds_number=state.bounds_number + 1, lent=lent)
+
+
+def _without_old_bounds(header: Header, state: GuardState, now_tick_ns: int) -> GuardState:
+    """What an ended lease or an older epoch allowed holds no more."""
+    if header.epoch <= state.epoch_highest and not has_lease_ended(state, now_tick_ns):
+        return state
+    return _bound(state, NO_BOUNDS) if state.bounds else state
 
 
 def _by_lever(fallback: Fallback) -> dict[Lever, int]:

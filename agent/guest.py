@@ -72,7 +72,7 @@ class Guest:
         """What it needs above what it has, its VMs' part included."""
         return self._judge.need + self._lack
 
-    def lack(self, *, memory_bytes: int = 0, cpu_millicores: int = 0) -> None:
+    def lack(self, memory_bytes: int = 0, cpu_millicores: int = 0) -> None:
         """What this machine's own VMs need of it and it cannot lend them, from now on; 0: nothing.
         Told within half a second."""
         self._lack = Need(memory_bytes, cpu_millicores)

@@ -5,16 +5,20 @@ Only imported by agents that have this role: a guest loads neither gRPC nor anyt
 
 import asyncio
 import logging
+from collections.abc import Collection
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from random import Random
 from uuid import uuid4
 
 from agent.act import Executor, Pause
 from agent.admission import Readings
 from agent.found import FoundStore
-from agent.hypervisor import Hypervisor
+from agent.hypervisor import CountsThrottling, Hypervisor
 from agent.identity import Identity
+from agent.lending import Lender, Pressure
+from agent.look import Rules
 from agent.metrics import AgentMetrics
 from agent.net_limits import NetLimiter
 from agent.sampler import Sampler
@@ -22,16 +26,21 @@ from agent.settings import AgentSettings
 from agent.state import StateStore
 from agent.steps import Facts
 from agent.steward import Steward
+from agent.throttle import VmThrottle
 from agent.uplink import Uplink
-from shared.clock import Clock
+from agent.words import GuestWords
+from shared.bus import Bus
+from shared.clock import SECOND_NS, Clock
 from shared.errors import ConfigError
+from shared.guest_word import GuestWord
 from shared.pb import commands_pb2 as pb
 from shared.resources import Resource
-from shared.telemetry import VmSample, VmState
+from shared.telemetry import Loan, VmSample, VmState
 
 logger = logging.getLogger(__name__)
 
 LEASE_LOOK_S = 1.0
+FOLLOW_S = 1.0
 WALK_ROUNDS_MAX = 200  # of `restore`: a terabyte in strides of a quarter of a VM's limit is 40
 
 
@@ -47,7 +56,11 @@ class Host:
         clock: Clock,
         metrics: AgentMetrics,
         pause: Pause = asyncio.sleep,
+        *,
+        bus: Bus | None = None,
+        root: Path = Path("/"),
     ) -> None:
+        """`bus` None: guests are not heard; `root` is where /proc and /sys are read."""
         self._settings = settings
         self._run_id = uuid4().hex
         self._identity = identity
@@ -59,7 +72,10 @@ class Host:
         self._store = StateStore(settings.state_directory, identity.boot_id)
         self._found = FoundStore(settings.state_directory, clock)
         self._uplink: Uplink | None = None
+        self._root = root
+        self._words = None if bus is None else GuestWords(bus, clock, metrics, self._on_word)
         self.steward: Steward
+        self.lender: Lender
 
     def open(self, *, lease_is_over: bool = False) -> None:
         """Takes the state folder; ConfigError when it cannot be had. `lease_is_over`: whatever
@@ -67,11 +83,13 @@ class Host:
         loaded = self._store.open()
         if loaded.said:
             logger.warning("state", extra={"detail": loaded.said})
-        self._open_records(has_moved_before=loaded.state.generation > 0)
+        has_moved_before = loaded.state.generation > 0 or bool(loaded.state.lent)
+        self._open_records(has_moved_before=has_moved_before)
         state = replace(loaded.state, lease_until_tick_ns=0) if lease_is_over else loaded.state
         self.steward = Steward(
             state, self._store, self._executor, self._readings, self._clock, self._metrics
         )
+        self.lender = self._lender()
 
     def _open_records(self, *, has_moved_before: bool) -> None:
         """From here on nothing of a VM is changed before it is on record as it was found."""
@@ -89,6 +107,9 @@ class Host:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_the_lease())
             tasks.create_task(self._limit_networks())
+            if self._settings.enable_reflex:
+                tasks.create_task(self.lender.run())
+            tasks.create_task(self._follow_guests())
             if self._settings.controller_address:
                 # Seeded by the node: a fleet spreads out, one agent repeats itself.
                 self._uplink = Uplink(
@@ -105,6 +126,10 @@ class Host:
 
     def with_idle_levers(self, vms: tuple[VmSample, ...]) -> tuple[VmSample, ...]:
         return self._executor.with_idle_levers(vms)
+
+    def loans(self, vm_ids: Collection[str]) -> tuple[Loan, ...]:
+        """What telemetry tells of these VMs."""
+        return tuple(loan for loan in self.lender.loans() if loan.vm_id in vm_ids)
 
     async def levers(self) -> dict[str, str]:
         """As the hypervisor says, less what had no effect on any running VM."""
@@ -150,6 +175,33 @@ class Host:
         while True:
             await limiter.keep(self.steward.net_limits)
             await asyncio.sleep(LEASE_LOOK_S)
+
+    def _lender(self) -> Lender:
+        settings, hypervisor = self._settings, self._hypervisor
+        counts = hypervisor if isinstance(hypervisor, CountsThrottling) else VmThrottle(self._root)
+        rules = Rules(int(settings.pay_back_after_s * SECOND_NS), settings.start_boost)
+        return Lender(
+            self.steward,
+            self._executor,
+            lambda: self._sampler.known,
+            self._readings,
+            lambda: {} if self._words is None else self._words.newest,
+            counts,
+            Pressure(self._root, settings.available_low_bytes),
+            rules,
+            self._clock,
+            self._metrics,
+        )
+
+    def _on_word(self, vm_id: str, word: GuestWord, asks_for_more: bool) -> None:
+        is_ready = self._sampler.starts.note_ready(vm_id, word.boot_id, word.ready_ns)
+        if asks_for_more or is_ready:
+            self.lender.call()
+
+    async def _follow_guests(self) -> None:
+        while self._words is not None:
+            await self._words.follow(self._sampler.known.keys())
+            await asyncio.sleep(FOLLOW_S)
 
     async def _readings(self) -> Readings:
         readings = await self._sampler.readings()

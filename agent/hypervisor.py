@@ -5,10 +5,10 @@ Every call is bounded in time by the implementation and may raise VmGone, Hyperv
 of its children (shared.errors); nothing else.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from shared.resources import Resource
 from shared.telemetry import VmState
@@ -175,3 +175,13 @@ class Hypervisor(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class CountsThrottling(Protocol):
+    """A hypervisor that knows by itself how long quotas held its VMs back; of others the kernel
+    tells it (agent.throttle)."""
+
+    def throttled_us(self, vm_ids: Iterable[str]) -> Mapping[str, int]:
+        """Counters of the VMs that have one; never waits."""
+        ...

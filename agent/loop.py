@@ -88,6 +88,7 @@ class Agent:
         manager: ServiceManager | None = None,
     ) -> None:
         self._settings = settings
+        self._root = root
         self._clock = clock
         self._manager = manager or ServiceManager()
         self._interval_ns = int(settings.sample_interval_s * SECOND_NS)
@@ -134,9 +135,14 @@ class Agent:
                 self._sampler,
                 self._clock,
                 self.metrics,
+                bus=self._bus,
+                root=self._root,
             )
             self.host.open()
             self.hypervisor.listen(self._on_vm_event)
+            self.host.lender.said = self.sample_soon
+            if self.guest is not None:
+                self.host.lender.climb = self.guest.lack
         self._exposition = Exposition(self.metrics, self._settings.metrics_listen)
         if self.identity.said:
             logger.warning("identity", extra={"detail": self.identity.said})
@@ -185,6 +191,7 @@ class Agent:
         facts = Facts() if self.host is None else self.host.facts()
         rates = await self._sampler.sample()
         levers = {} if self.host is None else await self.host.levers()
+        loans = () if self.host is None else self.host.loans({vm.vm_id for vm in rates.vms})
         self._sequence += 1
         return NodeSample(
             node_id=self.identity.node_id,
@@ -202,6 +209,7 @@ class Agent:
             node=replace(rates.node, ready_ns=self._readiness.ready_ns),
             vms=rates.vms if self.host is None else self.host.with_idle_levers(rates.vms),
             roles=() if self._processes is None else self._processes.look(self._clock.tick_ns()),
+            loans=loans,
         )
 
     async def _sample_for_ever(self) -> None:

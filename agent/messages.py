@@ -5,6 +5,7 @@ Whatever does not fit the values is a ValueError that says what is wrong with th
 
 from collections.abc import Iterable
 
+from agent.leash import Bounds, Leash, Lever
 from agent.steps import Ack, Command, Fallback, Header, Step, StepResult
 from shared.pb import commands_pb2 as pb
 from shared.resources import Resource
@@ -20,11 +21,12 @@ _RESOURCES = {
 
 def command_of(message: pb.Apply) -> Command:
     steps = tuple(_step_of(step) for step in message.steps)
-    return Command(header_of(message.header), steps, _fallback_of(message.fallback))
+    fallback, bounds = _fallback_of(message.fallback), _bounds_of(message)
+    return Command(header_of(message.header), steps, fallback, bounds)
 
 
-def renewal_of(message: pb.Renew) -> tuple[Header, Fallback]:
-    return header_of(message.header), _fallback_of(message.fallback)
+def renewal_of(message: pb.Renew) -> tuple[Header, Fallback, Bounds]:
+    return header_of(message.header), _fallback_of(message.fallback), _bounds_of(message)
 
 
 def net_limits_of(message: pb.NetLimits) -> tuple[Header, dict[str, int]]:
@@ -84,8 +86,34 @@ def apply_message(command: Command) -> pb.ControllerMessage:
         pb.Fallback(vm_id=vm_id, resource=_word_of(resource), amount=amount)
         for vm_id, resource, amount in command.fallback
     ]
-    header = header_message(command.header)
-    return pb.ControllerMessage(apply=pb.Apply(header=header, steps=steps, fallback=fallback))
+    leash, reserve = bounds_messages(command.bounds)
+    apply = pb.Apply(
+        header=header_message(command.header),
+        steps=steps,
+        fallback=fallback,
+        leash=leash,
+        reserve=reserve,
+    )
+    return pb.ControllerMessage(apply=apply)
+
+
+def bounds_messages(bounds: Bounds) -> tuple[list[pb.Leash], list[pb.Reserve]]:
+    """As the controller sends them; likewise."""
+    leashes = [
+        pb.Leash(
+            vm_id=vm_id,
+            resource=_word_of(resource),
+            low_amount=one.low_amount,
+            high_amount=one.high_amount,
+            plan_amount=one.plan_amount,
+        )
+        for (vm_id, resource), one in bounds.leash.items()
+    ]
+    reserves = [
+        pb.Reserve(resource=_word_of(resource), amount=amount)
+        for resource, amount in bounds.reserve.items()
+    ]
+    return leashes, reserves
 
 
 def header_message(header: Header) -> pb.Header:
@@ -96,6 +124,20 @@ def _fallback_of(entries: Iterable[pb.Fallback]) -> Fallback:
     return tuple(
         (entry.vm_id, _resource_of(entry.resource), _amount_of(entry.amount)) for entry in entries
     )
+
+
+def _bounds_of(message: pb.Apply | pb.Renew) -> Bounds:
+    leash: dict[Lever, Leash] = {}
+    for entry in message.leash:
+        amounts = (entry.low_amount, entry.high_amount, entry.plan_amount)
+        one = Leash(*map(_amount_of, amounts))
+        if one.low_amount > one.high_amount:
+            raise ValueError(
+                f"a leash from {one.low_amount} to {one.high_amount} holds nothing: {entry.vm_id}"
+            )
+        leash[entry.vm_id, _resource_of(entry.resource)] = one
+    reserve = {_resource_of(one.resource): _amount_of(one.amount) for one in message.reserve}
+    return Bounds(leash, reserve)
 
 
 def _step_of(message: pb.Step) -> Step:

@@ -5,10 +5,12 @@ Names begin with `hrapaq_agent_`; units stand last in them, as Prometheus wants.
 
 import logging
 import threading
+from collections.abc import Mapping
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
+from agent.look import LADDER
 from agent.steps import StepResult
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,13 @@ class AgentMetrics:
             "wanted_memory_bytes", "What this VM needs above what it has; 0: enough."
         )
         self._wanted_cpu = self._gauge("wanted_cpu_millicores", "Likewise, of CPU.")
+        self._guest_words = self._counter(
+            "guest_words", "Words of guests, by what became of them.", "outcome"
+        )
+        self._reflex = self._gauge("reflex", "1 for the state that the reflex is in.", "state")
+        self._lent = self._gauge(
+            "lent", "Lent beyond the plan, in bytes and millicores.", "resource"
+        )
         self.lease("none")
 
     def sample(self, vms: int) -> None:
@@ -59,6 +68,15 @@ class AgentMetrics:
 
     def refusal(self, invariant: str) -> None:
         self._refusals.labels(invariant).inc()
+
+    def guest_word(self, outcome: str) -> None:
+        self._guest_words.labels(outcome).inc()
+
+    def reflex(self, word: str, lent: Mapping[str, int]) -> None:
+        for each in LADDER:
+            self._reflex.labels(each).set(each == word)
+        for resource, amount in lent.items():
+            self._lent.labels(resource).set(amount)
 
     def hypervisor_errors(self, count: int) -> None:
         self._errors.inc(count)

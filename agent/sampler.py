@@ -112,6 +112,7 @@ class Sampler:
         """What is in force now; HypervisorError when the hypervisor does not say."""
         if self._hypervisor is None:
             raise HypervisorError("this agent has no hypervisor")
+        began = self._clock.tick_ns()
         vms = await self._hypervisor.read_all()
         self._look_at_starts(vms)
         rates = self._rates(self._raw(vms))
@@ -121,6 +122,7 @@ class Sampler:
             self._stats_age_ns_max,
             levers=await self.levers(),
             blocks={vm.vm_id: vm.memory_blocks for vm in vms if vm.memory_blocks is not None},
+            tick_ns=began,
         )
 
     async def sees_again(self) -> bool:

@@ -79,6 +79,18 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     figures; default 20, for what comes up after the driver. Nothing is taken meanwhile."""
     start_max_s: Seconds = 180.0
     """Seconds after which a VM counts as started whatever it says; default 180."""
+    enable_reflex: bool = True
+    """Lends to VMs between two plans, within the bounds that the controller gives; default true.
+    Without a controller's leash and lease nothing is lent either way."""
+    pay_back_after_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
+    """Seconds for which a loan must not have been needed before it is taken back; default 30:
+    bursts come in trains. Doubles, up to 10 min, for VMs that borrow again right after."""
+    start_boost: bool = True
+    """Lends a VM that starts all of the CPU that its leash allows, until it is ready; default
+    true."""
+    memory_available_low_bytes: Amount | None = None
+    """Bytes: with less memory available than this the host counts as lacking it, nothing of it is
+    lent, and free pages are taken from VMs; default: a quarter of memory_reserved_bytes."""
     buffer_messages: Annotated[int, Meta(ge=1, le=100_000)] = 360
     """Messages kept while the bus is away; default 360, an hour's worth. The oldest go first and
     are counted."""
@@ -114,6 +126,11 @@ class AgentSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         if self.start_quiet_s > self.start_max_s:
             found.append("start_quiet_s is longer than start_max_s, the longest that a start takes")
         return found
+
+    @property
+    def available_low_bytes(self) -> int:
+        low = self.memory_available_low_bytes
+        return self.memory_reserved_bytes // 4 if low is None else low
 
     @property
     def simulated_seed(self) -> int | None:

@@ -18,7 +18,7 @@ telemetry, so nothing here is ever shown as real. What holds for a simulated VM:
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from uuid import UUID, uuid5
@@ -166,6 +166,12 @@ class SimulatedHypervisor:
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
+
+    def throttled_us(self, vm_ids: Iterable[str]) -> Mapping[str, int]:
+        """What quotas denied, as time of one CPU that nobody got."""
+        self._catch_up()
+        there = (vm_id for vm_id in vm_ids if vm_id in self._machines)
+        return {vm_id: self._machines[vm_id].counters["delay"] // 1000 for vm_id in there}
 
     async def close(self) -> None:
         self._machines.clear()

@@ -14,11 +14,13 @@ from pathlib import Path
 import msgspec
 
 from agent.guard import DONE_MAX, GuardState, interrupted
+from agent.leash import Bounds, Leash
 from agent.steps import Ack
 from shared.errors import ConfigError
 from shared.resources import Resource
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)  # 1: without bounds of the reflex
 FILE_NAME = "guard.json"
 LOCK_NAME = "agent.lock"
 FILE_BYTES_MAX = 64 * 1024 * 1024  # answers of 64 commands of thousands of steps stay below this
@@ -26,6 +28,20 @@ FILE_BYTES_MAX = 64 * 1024 * 1024  # answers of 64 commands of thousands of step
 
 class FallbackEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vm_id: str
+    resource: Resource
+    amount: int
+
+
+class LeashEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    vm_id: str
+    resource: Resource
+    low_amount: int
+    high_amount: int
+    plan_amount: int
+    is_lent: bool  # the reflex has moved this limit
+
+
+class ReserveEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resource: Resource
     amount: int
 
@@ -42,6 +58,9 @@ class StateFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fallback: tuple[FallbackEntry, ...]
     done: tuple[Ack, ...]
     intent: Ack | None
+    leash: tuple[LeashEntry, ...] = ()
+    reserve: tuple[ReserveEntry, ...] = ()
+    bounds_number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +164,19 @@ def encode(state: GuardState, boot_id: str) -> bytes:
         fallback,
         state.done,
         state.intent,
+        tuple(
+            LeashEntry(
+                vm_id,
+                resource,
+                one.low_amount,
+                one.high_amount,
+                one.plan_amount,
+                (vm_id, resource) in state.lent,
+            )
+            for (vm_id, resource), one in sorted(state.bounds.leash.items())
+        ),
+        tuple(ReserveEntry(*pair) for pair in sorted(state.bounds.reserve.items())),
+        state.bounds_number,
     )
     return msgspec.json.format(msgspec.json.encode(file), indent=1)
 
@@ -155,7 +187,7 @@ def decode(data: bytes, boot_id: str) -> Loaded:
     After a boot, ticks of the old one mean nothing: a lease has ended, an epoch stays.
     """
     file = msgspec.json.decode(data, type=StateFile)
-    if file.version != VERSION:
+    if file.version not in READABLE:
         raise msgspec.ValidationError(f"version {file.version}, this agent reads {VERSION}")
     state = GuardState(
         file.epoch_highest,
@@ -163,6 +195,9 @@ def decode(data: bytes, boot_id: str) -> Loaded:
         file.generation,
         file.lease_until_tick_ns,
         {(entry.vm_id, entry.resource): entry.amount for entry in file.fallback},
+        _bounds_of(file),
+        file.bounds_number,
+        frozenset((entry.vm_id, entry.resource) for entry in file.leash if entry.is_lent),
         file.done[-DONE_MAX:],
         file.intent,
     )
@@ -174,3 +209,11 @@ def decode(data: bytes, boot_id: str) -> Loaded:
         said.append("the machine was booted since: the lease counts as ended")
         state = replace(state, lease_until_tick_ns=0)
     return Loaded(state, "; ".join(said))
+
+
+def _bounds_of(file: StateFile) -> Bounds:
+    leash = {
+        (entry.vm_id, entry.resource): Leash(entry.low_amount, entry.high_amount, entry.plan_amount)
+        for entry in file.leash
+    }
+    return Bounds(leash, {entry.resource: entry.amount for entry in file.reserve})

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
+from agent.leash import NO_BOUNDS, Bounds
 from shared.resources import MIB, Resource, amount_text
 from shared.telemetry import NodeReadings, VmSample
 
@@ -91,11 +92,13 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """An Apply: steps, and where each lever goes back to when the controller falls silent."""
+    """An Apply: steps, where each lever goes back to when the controller falls silent, and what
+    the agent may do by itself until the next one."""
 
     header: Header
     steps: tuple[Step, ...] = ()
     fallback: Fallback = ()
+    bounds: Bounds = NO_BOUNDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,26 +2,31 @@
 
     command -> judge -> intent on disk -> carry out -> answer on disk -> answer
 
-One thing moves at a time: a command, or a round of the walk back after the lease. Renewals come
-in between, since they move nothing. No step begins after its authority has ended.
+One command moves at a time, or a round of the walk back after the lease. Renewals come in between,
+since they move nothing, and so does the reflex, which waits for nobody (agent.ledger keeps them off
+each other's room). No step begins after its authority has ended.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from agent import guard
-from agent.act import Executor
-from agent.admission import Admitted, Readings
+from agent.act import Executor, Pause
+from agent.admission import Admitted, Readings, may_newer_figures_help
 from agent.guard import Accepted, Duplicate, GuardState, Refused
+from agent.leash import NO_BOUNDS, Bounds, Grant, Lever
 from agent.steps import MOVED, Ack, Command, Facts, Fallback, Header, Outcome, Step, StepResult
-from shared.clock import MILLISECOND_NS, Clock
+from shared.clock import MILLISECOND_NS, SECOND_NS, Clock
 from shared.errors import HypervisorError
 from shared.log import RateLimited
 
 logger = logging.getLogger(__name__)
+
+FIGURES_WAIT_NS = 6 * SECOND_NS  # guests give their figures every 5 s (agent.libvirt_host)
+FIGURES_LOOK_S = 0.5
 
 
 class Keeper(Protocol):
@@ -49,6 +54,7 @@ class Steward:
         read: Callable[[], Awaitable[Readings]],
         clock: Clock,
         watcher: Watcher,
+        pause: Pause = asyncio.sleep,
     ) -> None:
         self._state = state
         self._keeper = keeper
@@ -56,6 +62,7 @@ class Steward:
         self._read = read
         self._clock = clock
         self._watcher = watcher
+        self._pause = pause
         self._moving = asyncio.Lock()
         self._saving = asyncio.Lock()
         self._lease_on_disk_ns = state.lease_until_tick_ns or 0
@@ -74,7 +81,7 @@ class Steward:
     async def apply(self, command: Command) -> Ack:
         """Carries the command out as far as the guard allows; every command gets an answer."""
         async with self._moving:
-            readings = await self._readings()
+            readings = await self._figured_readings(command)
             now = self._clock.tick_ns()
             self._state, verdict = guard.judge(command, self._state, now, readings)
             if isinstance(verdict, Duplicate):
@@ -87,10 +94,12 @@ class Steward:
                 return await self._pretend(verdict)
             return await self._carry_out(verdict, readings)
 
-    async def renew(self, header: Header, fallback: Fallback = ()) -> Ack | None:
+    async def renew(
+        self, header: Header, fallback: Fallback = (), bounds: Bounds = NO_BOUNDS
+    ) -> Ack | None:
         """None: the lease goes on. Otherwise the refusal to send."""
-        before = self._state
-        self._state, refusal = guard.renew(header, before, self._clock.tick_ns(), fallback)
+        before, now = self._state, self._clock.tick_ns()
+        self._state, refusal = guard.renew(header, before, now, fallback, bounds)
         if refusal is not None:
             return self._refuse(header, refusal)
         if self._differs(before) or self._is_disk_behind(header):
@@ -115,9 +124,40 @@ class Steward:
         """The answer to a command that cannot even be looked at."""
         return self._refuse(header, Refused("I4", detail))
 
-    def fall_back_to(self, fallback: dict[guard.Lever, int]) -> None:
+    def fall_back_to(self, fallback: dict[Lever, int]) -> None:
         """In place of what the plans brought along."""
         self._state = replace(self._state, fallback=fallback)
+
+    def grant(self) -> Grant | None:
+        """What the reflex may go by; None: nothing."""
+        return guard.grant_of(self._state, self._clock.tick_ns())
+
+    async def lend(self, steps: Sequence[Step], readings: Readings) -> tuple[StepResult, ...]:
+        """Carries out what the reflex has decided, beside whatever else goes on."""
+        epoch = self._state.epoch_highest
+        results = await self._executor.carry_out(
+            [Admitted(step) for step in steps],
+            readings,
+            lambda step: self._unleashed(step, epoch),
+            fell_short=True,  # a loan takes what is there
+        )
+        moved = {
+            step.lever for step, result in zip(steps, results, strict=True) if has_moved(result)
+        }
+        if moved:
+            # Of a lever that lost its leash meanwhile the plan knows the limit as it stands.
+            lent = (self._state.lent | moved) & self._state.bounds.leash.keys()
+            generation = self._state.generation + 1
+            self._state = replace(self._state, generation=generation, lent=frozenset(lent))
+            await self._save_quietly()
+        self._count(results)
+        return results
+
+    async def returned(self, levers: frozenset[Lever]) -> None:
+        """These are where their plan has them: what moves them next is no payment back."""
+        if levers & self._state.lent:
+            self._state = replace(self._state, lent=self._state.lent - levers)
+            await self._save_quietly()
 
     async def walk(self) -> int:
         """One round of the way back, when the lease has ended; how many levers moved."""
@@ -177,6 +217,21 @@ class Steward:
         await self._save_quietly()
         return ack
 
+    async def _figured_readings(self, command: Command) -> Readings | None:
+        """Readings to judge by. A shrink that would be refused or cut on guests' figures from
+        before the command came is worth a wait for the next ones: a VM can only give what its own
+        guests have just given back, and says so every few seconds."""
+        came = self._clock.tick_ns()
+        while True:
+            readings = await self._readings()
+            _, verdict = guard.judge(command, self._state, self._clock.tick_ns(), readings)
+            is_over = self._clock.tick_ns() - came >= FIGURES_WAIT_NS or command.header.dry_run
+            if readings is None or not isinstance(verdict, Accepted) or is_over:
+                return readings
+            if not any(may_newer_figures_help(step, readings, came) for step in command.steps):
+                return readings
+            await self._pause(FIGURES_LOOK_S)
+
     async def _readings(self) -> Readings | None:
         try:
             return await self._read()
@@ -193,6 +248,16 @@ class Steward:
             return Refused("I9", "the lease ended: nothing shrinks")
         return None
 
+    def _unleashed(self, step: Step, epoch: int) -> Refused | None:
+        """The reflex moves what it has a leash for, now, from whom it had it when it decided."""
+        grant = self.grant()
+        if grant is None or grant.epoch != epoch:
+            return Refused("I7", "no lease, or that of another controller")
+        leash = grant.bounds.leash.get(step.lever)
+        if leash is None or not leash.low_amount <= step.to_amount <= leash.high_amount:
+            return Refused("I2", "the leash does not reach there any more")
+        return None
+
     def _lease_is_back(self, step: Step) -> Refused | None:
         return None if self._has_ended() else Refused("I7", "the controller is back")
 
@@ -201,7 +266,11 @@ class Steward:
 
     def _differs(self, before: GuardState) -> bool:
         now = self._state
-        return (now.epoch_highest, now.fallback) != (before.epoch_highest, before.fallback)
+        return (now.epoch_highest, now.fallback, now.bounds) != (
+            before.epoch_highest,
+            before.fallback,
+            before.bounds,
+        )
 
     def _is_disk_behind(self, header: Header) -> bool:
         """Every renewal on disk would wear it out, none would end leases at a restart: half of

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import grpc
 
+from agent.leash import Bounds
 from agent.messages import ack_message, command_of, net_limits_of, renewal_of
 from agent.steps import Ack, Command, Fallback, Header
 from shared.clock import SECOND_NS, Clock
@@ -50,7 +51,7 @@ class Orders(Protocol):
 
     async def apply(self, command: Command) -> Ack: ...
 
-    async def renew(self, header: Header, fallback: Fallback) -> Ack | None: ...
+    async def renew(self, header: Header, fallback: Fallback, bounds: Bounds) -> Ack | None: ...
 
     def limit_net(self, header: Header, limits: dict[str, int]) -> Ack | None: ...
 

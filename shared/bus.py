@@ -16,6 +16,7 @@ from typing import Protocol
 
 import nats.errors
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js.api import DiscardPolicy, StorageType, StreamConfig
 
 from shared.errors import BusError
@@ -34,6 +35,7 @@ __all__ = ["Bus", "BusCounters", "NatsBus", "NatsOptions", "StoredMessage"]
 
 MessageCallback = Callable[[str, bytes], None]  # subject, data
 ErrorCallback = Callable[[Exception], None]
+_Interest = tuple[str, MessageCallback]
 
 
 @dataclass(slots=True)
@@ -76,6 +78,10 @@ class Bus(Protocol):
 
     async def subscribe(self, subject: str, callback: MessageCallback) -> None:
         """Calls back for each message, from now on and after every reconnection."""
+        ...
+
+    async def unsubscribe(self, subject: str, callback: MessageCallback) -> None:
+        """Ends what `subscribe` with the same arguments began; nothing when it did not."""
         ...
 
     async def ensure_stream(
@@ -147,7 +153,9 @@ class NatsBus:
         self._on_error = on_error
         self._options = options
         self.counters = BusCounters()
-        self._subscriptions: list[tuple[str, MessageCallback]] = []
+        # In the order of subscribing, with the connection on which each was begun last.
+        self._subscriptions: dict[_Interest, tuple[Session, Subscription] | None] = {}
+        self._subscribing = asyncio.Lock()
         self._streams: dict[str, StreamConfig] = {}
         self._session: Session | None = None
         self._connected = asyncio.Event()
@@ -199,11 +207,17 @@ class NatsBus:
         return True
 
     async def subscribe(self, subject: str, callback: MessageCallback) -> None:
-        self._subscriptions.append((subject, callback))
+        self._subscriptions.setdefault((subject, callback), None)
         if self._session is not None:
             session = self._session
-            await self._start_subscription(session, subject, callback)
+            await self._start_subscriptions(session)
             await session.ask("subscribe", session.client.flush(), 5.0)  # the server knows of it
+
+    async def unsubscribe(self, subject: str, callback: MessageCallback) -> None:
+        begun = self._subscriptions.pop((subject, callback), None)
+        if begun is not None:
+            with contextlib.suppress(nats.errors.Error):  # with its connection it is gone anyway
+                await begun[1].unsubscribe()
 
     async def ensure_stream(
         self,
@@ -305,8 +319,7 @@ class NatsBus:
     async def _open(self, session: Session) -> bool:
         try:
             await session.connect(self._servers, self._name, self._on_client_error, self._options)
-            for subject, callback in self._subscriptions:
-                await self._start_subscription(session, subject, callback)
+            await self._start_subscriptions(session)
         except (nats.errors.Error, OSError, ValueError) as error:
             # "No servers available" hides why they were not.
             known = self._last_error if isinstance(error, nats.errors.NoServersError) else error
@@ -332,13 +345,23 @@ class NatsBus:
             except BusError:
                 return f"{session.server} does not answer"
 
+    async def _start_subscriptions(self, session: Session) -> None:
+        """Those that this connection has not; they may come and go meanwhile."""
+        async with self._subscribing:
+            while missing := [k for k, v in self._subscriptions.items() if not _is_on(v, session)]:
+                subscription = await self._start_subscription(session, *missing[0])
+                if missing[0] in self._subscriptions:
+                    self._subscriptions[missing[0]] = (session, subscription)
+                else:
+                    await subscription.unsubscribe()
+
     async def _start_subscription(
         self, session: Session, subject: str, callback: MessageCallback
-    ) -> None:
+    ) -> Subscription:
         async def deliver(message: Msg) -> None:
             callback(message.subject, message.data)
 
-        await session.client.subscribe(
+        return await session.client.subscribe(
             subject,
             cb=deliver,
             pending_msgs_limit=self._options.receive_messages,
@@ -359,3 +382,7 @@ class NatsBus:
         self.counters.errors += 1
         self._last_error = error
         self._on_error(error)
+
+
+def _is_on(begun: tuple[Session, Subscription] | None, session: Session) -> bool:
+    return begun is not None and begun[0] is session

@@ -241,6 +241,10 @@ class FakeBus:
     async def subscribe(self, subject: str, callback: MessageCallback) -> None:
         self._subscribers.append((subject, callback))
 
+    async def unsubscribe(self, subject: str, callback: MessageCallback) -> None:
+        if (subject, callback) in self._subscribers:
+            self._subscribers.remove((subject, callback))
+
     async def ensure_stream(
         self,
         name: str,
@@ -296,7 +300,7 @@ class FakeBus:
                 now_ns = time.time_ns()
                 self.streams[name].append(StoredMessage(sequence, subject, data, now_ns))
                 self._arrived_ns[name, sequence] = now_ns
-        for pattern, callback in self._subscribers:
+        for pattern, callback in tuple(self._subscribers):
             if _matches(pattern, subject):
                 callback(subject, data)
         return sequence

@@ -414,3 +414,29 @@ def test_messages_beyond_what_may_wait_are_dropped_and_counted(server):
             assert bus.connected
 
     run(scenario)
+
+
+def test_a_subscription_that_was_ended_is_not_there_after_a_reconnection_either(server):
+    async def scenario():
+        async with Connected(server) as bus:
+            got = []
+
+            def hear(subject, data):
+                got.append(data)
+
+            await asyncio.gather(*(bus.subscribe(subject, hear) for subject in ("a", "b", "c")))
+            await bus.unsubscribe("b", hear)
+            await bus.unsubscribe("never", hear)
+            for subject in ("b", "a", "c"):
+                await bus.try_publish(subject, subject.encode())
+            await until(lambda: got == [b"a", b"c"])
+            server.kill()
+            await until(lambda: not bus.connected)
+            await bus.unsubscribe("c", hear)
+            server.start()
+            await until(lambda: bus.connected)
+            for subject in ("c", "b", "a"):
+                await bus.try_publish(subject, b"again " + subject.encode())
+            await until(lambda: got == [b"a", b"c", b"again a"])
+
+    run(scenario)

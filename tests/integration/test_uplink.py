@@ -18,6 +18,7 @@ import grpc
 import pytest
 
 from agent import loop, messages, uplink
+from agent.leash import Bounds, Leash
 from agent.settings import AgentSettings
 from agent.steps import Ack, Command, Header, Outcome, Step
 from shared.bus import NatsBus
@@ -84,8 +85,8 @@ class Obedient:
         header = command.header
         return Ack(header.command_id, header.plan_id, header.epoch, 1, 2, accepted=True)
 
-    async def renew(self, header, fallback):
-        self.renewed.append((header, fallback))
+    async def renew(self, header, fallback, bounds):
+        self.renewed.append((header, fallback, bounds))
         return None if header.epoch else self.refuse(header, "no epoch")
 
     def refuse(self, header, detail):
@@ -94,7 +95,9 @@ class Obedient:
 
 HEADER = Header("c1", "p1", 3, 1, 0, 5, 15_000, 60_000)
 STEP = Step(4, "vm", Resource.MEMORY, 512 * MIB, 448 * MIB, 64 * MIB, 512 * MIB, 8000)
-COMMAND = Command(HEADER, (STEP,), (("vm", Resource.MEMORY, 512 * MIB),))
+LEASH = Leash(256 * MIB, 768 * MIB, 512 * MIB)
+BOUNDS = Bounds({("vm", Resource.MEMORY): LEASH}, {Resource.MEMORY: 64 * MIB, Resource.CPU: 500})
+COMMAND = Command(HEADER, (STEP,), (("vm", Resource.MEMORY, 512 * MIB),), BOUNDS)
 
 
 def hello():
@@ -147,13 +150,16 @@ def test_commands_wait_for_each_other_and_renewals_for_none():
                 header = replace(HEADER, command_id=f"c{number}", sequence=number)
                 told = replace(COMMAND, header=header)
                 await end.controller.send(messages.apply_message(told))
+            same = messages.apply_message(COMMAND).apply
             renewal = pb.Renew(
                 header=messages.header_message(HEADER),
-                fallback=messages.apply_message(COMMAND).apply.fallback,
+                fallback=same.fallback,
+                leash=same.leash,
+                reserve=same.reserve,
             )
             await end.controller.send(pb.ControllerMessage(renew=renewal))
             await until(lambda: end.orders.renewed)
-            assert end.orders.renewed == [(HEADER, COMMAND.fallback)]
+            assert end.orders.renewed == [(HEADER, COMMAND.fallback, BOUNDS)]
             assert len(end.orders.applied) == 1
             end.orders.may_answer.set()
             await until(lambda: len(end.controller.of_kind("ack")) == 2)

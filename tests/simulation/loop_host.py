@@ -227,8 +227,8 @@ class Orders:
         )
         return replace(ack, command_id=header.command_id)
 
-    async def renew(self, header, fallback):
-        ack = await self._steward.renew(header, fallback)
+    async def renew(self, header, fallback, bounds):
+        ack = await self._steward.renew(header, fallback, bounds)
         if ack is None:
             self._host.renewed_at_s = asyncio.get_running_loop().time()
             self._host.epoch_obeyed = max(self._host.epoch_obeyed, header.epoch)

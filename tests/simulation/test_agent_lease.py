@@ -308,7 +308,7 @@ def test_no_shrink_begins_after_the_lease_of_its_own_command_has_ended():
 def test_what_moved_nothing_leaves_the_generation():
     async def scenario():
         rig = await Rig.warm()
-        told = Command(rig.header(), (await rig.step(0, "a", 100 * MIB),))
+        told = Command(rig.header(), (await rig.step(0, "a", 100 * MIB, floor_amount=128 * MIB),))
         ack = await rig.steward.apply(told)
         assert outcomes(ack) == [Outcome.REFUSED]
         assert (ack.generation, rig.steward.facts().generation) == (0, 0)

@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from agent.admission import Admitted, Readings, admit, headroom, working_floor_bytes
+from agent.admission import (
+    Admitted,
+    Readings,
+    admit,
+    headroom,
+    may_newer_figures_help,
+    room_for_the_way_back,
+    working_floor_bytes,
+)
 from agent.hypervisor import MemoryBlocks
 from agent.steps import Outcome, Step, StepResult
 from shared.clock import SECOND_NS
@@ -62,7 +70,7 @@ def refusal_of(step, readings=READINGS):
         (GROW, {"memory_stats_age_ns": 31 * SECOND_NS}, "I6"),
         (SHRINK, {"memory_used_bytes": None}, "I6"),
         (SHRINK, {"memory_free_bytes": None}, "I6"),
-        (SHRINK, {"memory_used_bytes": 337 * MIB}, "I3"),
+        (SHRINK, {"memory_used_bytes": 433 * MIB}, "I3"),
         (SHRINK, {"memory_swap_in_bytes_per_s": 1}, "I3"),
         (SHRINK, {"memory_major_faults_per_s": 101}, "I3"),
         (SHRINK, {"memory_free_bytes": 0, "memory_cache_bytes": 0}, "I4"),
@@ -76,14 +84,20 @@ def test_own_readings_decide(step, vm, invariant):
         assert refusal_of(step, readings_with(**vm)) == (Outcome.REFUSED, invariant)
 
 
-def test_the_step_that_killed_a_guest_in_the_field_is_refused():
+def test_the_step_that_killed_a_guest_in_the_field_is_cut_to_its_floor():
     """A guest of 256 MiB with 91 MiB usable died at 120 MiB; its floor is 229 MiB."""
     readings = readings_with(
         memory_limit_bytes=256 * MIB, memory_used_bytes=165 * MIB, memory_free_bytes=91 * MIB
     )
     assert working_floor_bytes(readings.vms["a"]) == 229 * MIB
     step = Step(0, "a", Resource.MEMORY, 256 * MIB, 120 * MIB)
-    assert refusal_of(step, readings) == (Outcome.REFUSED, "I3")
+    admitted = admit(step, readings)
+    assert isinstance(admitted, Admitted)
+    assert admitted.step.to_amount == 232 * MIB  # in whole quanta of 4
+    assert admitted.cut.startswith("I3")
+    tighter = replace(readings.vms["a"], memory_used_bytes=177 * MIB)
+    tight = replace(readings, vms={"a": tighter})  # 15 MiB above its floor: not worth a move
+    assert refusal_of(step, tight) == (Outcome.REFUSED, "I3")
 
 
 def test_a_shrink_is_cut_to_free_pages_and_five_percent_of_cache():
@@ -168,3 +182,49 @@ def test_a_starting_vm_may_grow_and_its_limit_counts():
     grow = replace(GROW, to_amount=600 * MIB)
     assert admit(grow, readings) == Admitted(grow)
     assert headroom(readings, Resource.MEMORY) == 512 * MIB
+
+
+def test_a_vm_that_starts_may_grow_and_is_never_shrunk():
+    starting = readings_with(state=VmState.STARTING)
+    assert isinstance(admit(GROW, starting), Admitted)
+    assert refusal_of(SHRINK, starting) == (Outcome.REFUSED, "I8")
+
+
+@pytest.mark.parametrize(
+    ("vm", "may_help"),
+    [
+        ({}, False),  # nothing stands in its way
+        ({"memory_free_bytes": 8 * MIB}, True),
+        ({"memory_used_bytes": 480 * MIB}, True),
+        ({"memory_used_bytes": None, "memory_free_bytes": None}, True),  # of another balloon size
+        ({"memory_free_bytes": 8 * MIB, "memory_stats_age_ns": 0}, False),  # newer there are none
+        ({"memory_free_bytes": 8 * MIB, "memory_stats_age_ns": None}, False),
+        ({"memory_free_bytes": 8 * MIB, "memory_stats_age_ns": 31 * SECOND_NS}, False),
+        ({"memory_swap_in_bytes_per_s": 1}, False),
+        ({"state": VmState.PAUSED}, False),
+    ],
+)
+def test_a_shrink_may_wait_for_what_the_guest_says_next(vm, may_help):
+    now = 100 * SECOND_NS
+    readings = replace(readings_with(**vm), tick_ns=now)
+    assert may_newer_figures_help(SHRINK, readings, now) is may_help
+    assert not may_newer_figures_help(GROW, readings, now)
+
+
+def test_a_grow_whose_way_was_gone_in_part_goes_on_from_there():
+    """The reflex was there first; what the plan gives is what counts."""
+    begun = replace(GROW, from_amount=400 * MIB)
+    assert isinstance(admit(begun, READINGS), Admitted)
+    beyond = replace(GROW, from_amount=300 * MIB, to_amount=400 * MIB)
+    assert refusal_of(beyond) == (Outcome.UNCHANGED, "")
+    assert refusal_of(replace(GROW, from_amount=600 * MIB)) == (Outcome.REFUSED, "I6")
+
+
+def test_the_way_back_leaves_room_for_every_fallback():
+    both = replace(READINGS, vms={"a": VM, "b": replace(VM, vm_id="b")})
+    fallback = {("a", Resource.MEMORY): 400 * MIB, ("b", Resource.MEMORY): 500 * MIB}
+    assert room_for_the_way_back(both, fallback, Resource.MEMORY) == 0
+    small = {**both.vms, "b": replace(VM, vm_id="b", memory_limit_bytes=300 * MIB)}
+    assert room_for_the_way_back(replace(both, vms=small), fallback, Resource.MEMORY) == 12 * MIB
+    unknown = {"a": VM, "b": VmSample("b", "b")}
+    assert room_for_the_way_back(replace(both, vms=unknown), {}, Resource.MEMORY) is None

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.guard import GuardState
+from agent.leash import Bounds, Leash
 from agent.state import FILE_NAME, StateStore, decode, encode
 from agent.steps import Ack, Outcome, StepResult
 from shared.errors import ConfigError
@@ -15,12 +16,16 @@ from shared.resources import MIB, Resource
 
 RESULT = StepResult(3, Outcome.PARTIAL, "half of it", 512 * MIB, 448 * MIB, 60 * MIB, 1200)
 ACK = Ack("c1", "p1", 5, 4, 1000, accepted=True, results=(RESULT,))
+LEASH = Leash(256 * MIB, 768 * MIB, 512 * MIB)
 STATE = GuardState(
     epoch_highest=5,
     sequence_highest=17,
     generation=4,
     lease_until_tick_ns=99,
     fallback={("a", Resource.MEMORY): 512 * MIB, ("a", Resource.CPU): 1000},
+    bounds=Bounds({("a", Resource.MEMORY): LEASH}, {Resource.MEMORY: 128 * MIB}),
+    bounds_number=3,
+    lent=frozenset({("a", Resource.MEMORY)}),
     done=(ACK,),
 )
 
@@ -61,7 +66,7 @@ def test_a_command_that_was_under_way_counts_as_done_with_unknown_effect():
     [
         lambda data: b"",
         lambda data: data[: len(data) // 2],
-        lambda data: data.replace(b'"version": 1', b'"version": 2'),
+        lambda data: data.replace(b'"version": 2', b'"version": 3'),
         lambda data: data.replace(b'"generation"', b'"generations"'),
         lambda data: data.replace(b"17", b'"seventeen"'),
         lambda data: data.replace(b"half of it", b"\xff\xfe"),
@@ -133,20 +138,46 @@ acks = st.builds(
     st.text(max_size=20),
     st.lists(results, max_size=3).map(tuple),
 )
-states = st.builds(
-    GuardState,
-    counts,
-    counts,
-    counts,
-    st.none() | counts,
-    st.dictionaries(st.tuples(st.text(max_size=9), st.sampled_from(Resource)), counts),
-    st.lists(acks, max_size=3).map(tuple),
+levers = st.tuples(st.text(max_size=9), st.sampled_from(Resource))
+bounds = st.builds(
+    Bounds,
+    st.dictionaries(levers, st.builds(Leash, counts, counts, counts)),
+    st.dictionaries(st.sampled_from(Resource), counts),
 )
 
 
-@given(states)
+@st.composite
+def states(draw):
+    held = draw(bounds)
+    return GuardState(
+        draw(counts),
+        draw(counts),
+        draw(counts),
+        draw(st.none() | counts),
+        draw(st.dictionaries(levers, counts)),
+        held,
+        draw(counts),
+        frozenset(draw(st.lists(st.sampled_from(sorted(held.leash)))))
+        if held.leash
+        else frozenset(),
+        draw(st.lists(acks, max_size=3).map(tuple)),
+    )
+
+
+@given(states())
 def test_every_state_survives_the_disk(state):
     assert decode(encode(state, "boot"), "boot").state == state
+
+
+def test_what_the_version_before_wrote_is_still_understood():
+    """An upgrade must not lose lease, fallback and epoch: it had no bounds of the reflex yet."""
+    old = replace(STATE, bounds=Bounds(), bounds_number=0, lent=frozenset())
+    file = msgspec.json.decode(encode(old, "boot-1"))
+    for name in ("leash", "reserve", "bounds_number"):
+        del file[name]
+    loaded = decode(msgspec.json.encode({**file, "version": 1}), "boot-1")
+    assert loaded.state == old
+    assert loaded.said == ""
 
 
 @given(st.binary(max_size=200))
