@@ -47,6 +47,6 @@ def _carried(
         forecast,
         quantile=np.where((rows != MISSING)[:, None, None], forecast.quantile[rows], np.nan),
         age_ns=np.where(known, forecast.age_ns[rows] + later_ns, MISSING),
-        samples=np.where(rows != MISSING, forecast.samples[rows], 0),
+        samples=np.where((rows != MISSING)[:, None], forecast.samples[rows], 0),
         skill=np.where((rows != MISSING)[:, None], forecast.skill[rows], np.nan),
     )
