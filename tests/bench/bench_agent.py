@@ -254,9 +254,7 @@ def say_guest_cpu(guest: Agent, seconds: float) -> None:
     time.sleep(seconds)
     spent, took = cpu_seconds(guest.pid) - before, time.monotonic() - began
     processes = sum(entry.name.isdecimal() for entry in Path("/proc").iterdir())
-    say(
-        f"\nCPU of a guest agent, {processes} processes, a look at itself every second, over {took:.0f} s"
-    )
+    say(f"\nCPU of a guest agent, {processes} processes, a look a second, over {took:.0f} s")
     share = f"{100 * spent / took:.2f}"
     say_table(
         ["", "% of a core", "gate"], [["guest agent", share, f"<= {GUEST_CPU_GATE_PERCENT:g} %"]]
