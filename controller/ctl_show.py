@@ -95,7 +95,7 @@ def show_nodes(nodes: Sequence[pb.NodeRow]) -> None:
             use_of_capacity(by_word.get("cpu")),
             use_of_capacity(by_word.get("memory")),
             str(node.vms),
-            escape(levers_text(node.levers)),
+            escape(levers_text(node.levers)) if node.role != "guest" else "",
         )
     print_table(table, "no node has reported yet")
     print_insides(nodes)
@@ -104,6 +104,8 @@ def show_nodes(nodes: Sequence[pb.NodeRow]) -> None:
 def _agent_text(node: pb.NodeRow) -> str:
     if node.clone:
         return "[red bold]clone[/]"
+    if node.role == "guest":  # it takes no commands, so it has no stream to be gone
+        return "[green]reports[/]"
     return "[green]connected[/]" if node.connected else "[red]gone[/]"
 
 

@@ -62,7 +62,8 @@ class FixedAdmin(AdminServicer):
         row = pb.NodeRow(node_id="node-1", name="host-1", role="host", connected=True)
         row.inside.CopyFrom(INSIDE)
         row.levers.update(levers)
-        return pb.Nodes(nodes=[row])
+        guest = pb.NodeRow(node_id=WEB, name="web", role="guest")
+        return pb.Nodes(nodes=[row, guest])
 
     def ListVms(self, request, context):
         memory = pb.Amounts(
@@ -172,6 +173,12 @@ def test_tables_say_it(hrapaq, words, expected):
     assert result.exit_code == 0, result.output
     for text in expected:
         assert text in result.output
+
+
+def test_a_guest_that_takes_no_commands_is_not_called_gone(hrapaq):
+    line = next(line for line in hrapaq("nodes").output.splitlines() if line.startswith("web"))
+    assert line.split()[:3] == ["web", "guest", "reports"]
+    assert not line.rstrip().endswith("all"), "it has no levers to speak of"
 
 
 def test_names_stay_whole_in_a_narrow_terminal(admin):
