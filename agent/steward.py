@@ -147,8 +147,9 @@ class Steward:
         if moved:
             # Of a lever that lost its leash meanwhile the plan knows the limit as it stands.
             lent = (self._state.lent | moved) & self._state.bounds.leash.keys()
-            generation = self._state.generation + 1
-            self._state = replace(self._state, generation=generation, lent=frozenset(lent))
+            # The generation stays: a plan under way elsewhere on this host must not be void
+            # because of a loan, and its own steps are judged by the limits that they start from.
+            self._state = replace(self._state, lent=frozenset(lent))
             await self._save_quietly()
         self._count(results)
         return results

@@ -101,6 +101,25 @@ def test_a_hostile_guest_gets_one_stride_at_most_and_harms_nobody():
     play(scenario)
 
 
+def test_a_plan_made_before_a_loan_is_carried_out_after_it():
+    """The transfer behind a loan is planned while strides go on: they must not void it."""
+
+    async def scenario():
+        rig = Rig(TWO, 1024)
+        async with rig.alive("a", "b"):
+            await rig.plan(bounds=rig.bounds(reserve_mib=128))
+            planned = rig.steward.facts().generation
+            steps = (rig.step("b", 192), rig.step("a", 400, index=1))
+            rig.hold("a", 300)
+            await until(lambda: rig.mib("a") > 256)
+            ack = await rig.plan(*steps, based_on_generation=planned)
+            assert ack.accepted, ack.refusal
+            assert {one.outcome for one in ack.results} == {Outcome.APPLIED}
+            assert (rig.mib("a"), rig.mib("b")) == (400, 192)
+
+    play(scenario)
+
+
 def test_loans_are_paid_back_when_the_burst_is_over():
     async def scenario():
         rig = Rig(TWO, 1024)
