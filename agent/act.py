@@ -96,6 +96,11 @@ class Executor:
         """Levers that lately had no effect, and why they are left alone; they age out."""
         return self._quarantine.at(self._clock.tick_ns())
 
+    def dead(self) -> Mapping[tuple[str, Resource], str]:
+        """Those among them that do not even grow."""
+        growable = self._quarantine.growable()
+        return {lever: why for lever, why in self.quarantined().items() if lever not in growable}
+
     def with_idle_levers(self, vms: tuple[VmSample, ...]) -> tuple[VmSample, ...]:
         """For telemetry: what is in quarantine, told of each VM."""
         bits = self._quarantine.bits(self._clock.tick_ns())

@@ -15,7 +15,7 @@ from uuid import uuid4
 from agent.act import Executor, Pause
 from agent.admission import Readings
 from agent.found import FoundStore
-from agent.hypervisor import CountsThrottling, Hypervisor
+from agent.hypervisor import NET_WORD, CountsThrottling, Hypervisor
 from agent.identity import Identity
 from agent.lending import Lender, Pressure
 from agent.look import Rules
@@ -71,6 +71,7 @@ class Host:
         self._executor = Executor(hypervisor, clock, sampler.sample_of, pause)
         self._store = StateStore(settings.state_directory, identity.boot_id)
         self._found = FoundStore(settings.state_directory, clock)
+        self._limiter = NetLimiter(hypervisor, clock)
         self._uplink: Uplink | None = None
         self._root = root
         self._words = None if bus is None else GuestWords(bus, clock, metrics, self._on_word)
@@ -134,13 +135,14 @@ class Host:
     async def levers(self) -> dict[str, str]:
         """As the hypervisor says, less what had no effect on any running VM."""
         levers = dict(await self._sampler.levers())
-        quarantined = self._executor.quarantined()
+        quarantined = self._executor.dead()
         running = [vm.vm_id for vm in self._sampler.known.values() if vm.state is VmState.RUNNING]
         self._executor.forget_all_but(self._sampler.known)
         for resource in Resource:
             whys = [quarantined.get((vm_id, resource)) for vm_id in running]
             if whys and all(whys):
                 levers[resource.word] = levers.get(resource.word) or f"on all VMs {whys[0]}"
+        levers[NET_WORD] = levers.get(NET_WORD, "") or self._limiter.why_none
         return levers
 
     def count(self) -> None:
@@ -171,9 +173,8 @@ class Host:
             await asyncio.sleep(LEASE_LOOK_S)
 
     async def _limit_networks(self) -> None:
-        limiter = NetLimiter(self._hypervisor, self._clock)
         while True:
-            await limiter.keep(self.steward.net_limits)
+            await self._limiter.keep(self.steward.net_limits)
             await asyncio.sleep(LEASE_LOOK_S)
 
     def _lender(self) -> Lender:

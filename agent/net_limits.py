@@ -31,6 +31,13 @@ class NetLimiter:
         self._kept_tick_ns = 0
         self._is_done = False  # nothing is wanted, and nothing of ours was in force
         self._said = RateLimited(logger, clock)
+        self._failing: dict[str, str] = {}  # by VM, why its limit could not be set
+        self._set_ones = 0
+
+    @property
+    def why_none(self) -> str:
+        """Why no limit could be set when one was wanted; "" while any of them works."""
+        return next(iter(self._failing.values()), "") if not self._set_ones else ""
 
     async def keep(self, wanted: Mapping[str, int] | None) -> None:
         """To be called every second or so. `wanted`: bytes/s by VM; None: not known yet, and then
@@ -46,9 +53,11 @@ class NetLimiter:
             self._said.warning("net", "network limits cannot be looked at", cause=str(error))
             return
         self._is_done = not wanted and all(vm.net_found_bytes_per_s is None for vm in readings)
+        self._failing.clear()
         for vm in readings:
             if vm.state in _MOVABLE and _is_other(vm, wanted.get(vm.vm_id)):
                 await self._set(vm, wanted.get(vm.vm_id))
+        self._set_ones = len(wanted.keys() & {vm.vm_id for vm in readings} - self._failing.keys())
 
     async def _set(self, vm: VmReading, bytes_per_s: int | None) -> None:
         try:
@@ -56,6 +65,7 @@ class NetLimiter:
         except VmGone:
             return
         except HypervisorError as error:
+            self._failing[vm.vm_id] = str(error)
             extra = {"vm": vm.name, "cause": str(error)}
             self._said.warning(("net", vm.vm_id), "a network limit cannot be set", **extra)
             return

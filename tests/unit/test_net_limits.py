@@ -83,10 +83,12 @@ def test_a_refusal_is_tried_again_in_a_minute_and_stops_nobody_else():
         await limiter.keep(wanted)
         await limiter.keep(wanted)
         assert taps.asked == [MIB, MIB]
+        assert limiter.why_none == "type user has no device"
         taps.refuses = False
         clock.advance(61 * SECOND_NS)
         await limiter.keep(wanted)
         assert all(vm.net_limit_bytes_per_s == MIB for vm in await taps.read_all())
+        assert limiter.why_none == ""
 
     asyncio.run(scenario())
 
