@@ -142,6 +142,7 @@ class LibvirtHypervisor:
     async def set_net_limit(self, vm_id: str, bytes_per_s: int | None) -> None:
         """Each way of each interface; libvirt counts whole KiB/s."""
         vm = await self._about_to_change(vm_id, NET_WORD)
+        vm.inspected_tick_ns = None  # whatever becomes of it: half of it may be in force
         await self._carry_out(vm_id, vm.levers.net_calls(bytes_per_s))
         await self._inspect(vm_id)
 

@@ -65,7 +65,7 @@ class NetLimiter:
         except VmGone:
             return
         except HypervisorError as error:
-            self._failing[vm.vm_id] = str(error)
+            self._failing[vm.vm_id] = str(error).strip()
             extra = {"vm": vm.name, "cause": str(error)}
             self._said.warning(("net", vm.vm_id), "a network limit cannot be set", **extra)
             return
