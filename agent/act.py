@@ -31,11 +31,13 @@ from agent.steps import (
 )
 from shared.clock import MILLISECOND_NS, SECOND_NS, Clock
 from shared.errors import HypervisorError, VmGone
-from shared.resources import Resource, amount_text
+from shared.resources import MIB, Resource, amount_text
 from shared.telemetry import VmSample
 
 IN_FLIGHT_MAX = 4  # calls per libvirt connection that do not yet stall the others
 POLL_S_MIN = 0.25
+OWN_BYTES_MIN = 256 * MIB  # that a hypervisor's process may need for itself, or
+OWN_DIVISOR = 10  # this part of the VM's memory: emulation takes far more than KVM
 POLL_S_MAX = 0.5
 CRY_NS = 5 * SECOND_NS  # how long a VM's need keeps others from shrinking it
 CRYING = "the VM needs memory now"
@@ -179,7 +181,10 @@ class Executor:
         if now is not None and _is_started_anew(before, now):
             # At the size it boots with, which says nothing of the lever.
             failure = failure or "the VM was started anew meanwhile"
-        result = await self._judged(admitted, limit, now, readings, failure)
+        if now is not None and not failure and _gave_nothing(step, limit, before, now):
+            result = await self._give_back(step, limit)
+        else:
+            result = await self._judged(admitted, limit, now, readings, failure)
         return replace(result, host_freed_bytes=_freed(step, before, now))
 
     async def _measured(self, step: Step, readings: Readings, *, wait: bool) -> VmReading | None:
@@ -239,6 +244,23 @@ class Executor:
         shrinking = step.to_amount < limit
         self._quarantine.failed(step.lever, self._clock.tick_ns(), shrinking=shrinking)
         return StepResult(step.index, Outcome.NO_EFFECT, detail, limit, reached)
+
+    async def _give_back(self, step: Step, limit: int) -> StepResult:
+        """The guest has less and its host not more: it gets it back, and its memory is left alone.
+
+        Until it has it back, what it had counts as given to it.
+        """
+        self.ledger.ask(step.lever, limit)
+        detail = (
+            "the balloon moved and the host got nothing back: the VM's memory is locked, passed"
+            " through to a device, or in huge pages"
+        )
+        try:
+            await self._hypervisor.set_limit(step.vm_id, step.resource, limit)
+        except HypervisorError as error:
+            return StepResult(step.index, Outcome.FAILED, f"{detail}; {error}", limit)
+        self._quarantine.failed(step.lever, self._clock.tick_ns(), shrinking=True)
+        return StepResult(step.index, Outcome.NO_EFFECT, detail, limit, limit)
 
     def _see_reached(self, step: Step, now: VmReading, reached: int | None) -> None:
         """A balloon that stops a few pages early may still take them: they are its own."""
@@ -301,6 +323,22 @@ def _is_started_anew(before: VmReading, now: VmReading) -> bool:
     if before.cpu_time_ns is None or now.cpu_time_ns is None:
         return False
     return now.cpu_time_ns < before.cpu_time_ns
+
+
+def _gave_nothing(step: Step, limit: int, before: VmReading, now: VmReading) -> bool:
+    """Whether a balloon that was filled has freed nothing that the host can see.
+
+    Pages that the guest never touched free nothing and were never taken, so this is only said
+    where more stays resident than the guest can still have beside what the hypervisor itself needs.
+    """
+    actual, freed = now.memory_actual_bytes, _freed(step, before, now)
+    if actual is None or freed is None or not is_unchanged(step.resource, actual, step.to_amount):
+        return False
+    assert before.memory_resident_bytes is not None
+    assert now.memory_resident_bytes is not None
+    own = max(0, before.memory_resident_bytes - limit) + max(OWN_BYTES_MIN, limit // OWN_DIVISOR)
+    taken = limit - step.to_amount
+    return freed * 4 < taken and now.memory_resident_bytes > step.to_amount + own
 
 
 def _freed(step: Step, before: VmReading, now: VmReading | None) -> int | None:

@@ -1,15 +1,18 @@
 """What happens to a VM, or to authority, while a step is under way."""
 
 import asyncio
+from dataclasses import replace
+
+import pytest
 
 from agent.act import Executor
 from agent.admission import Admitted, Readings
 from agent.guard import Refused
-from agent.sample import RawNode, to_sample
-from agent.simulated import SimulatedHypervisor, SimulatedVm
+from agent.sample import RawNode, Resize, to_sample
+from agent.simulated import SimulatedHypervisor, SimulatedVm, Wave
 from agent.steps import Outcome, Step
 from shared.clock import SECOND_NS, FakeClock
-from shared.resources import Resource
+from shared.resources import MIB, Resource
 from shared.telemetry import NodeReadings
 
 
@@ -31,7 +34,8 @@ class Deaf(SimulatedHypervisor):
 
 
 def to_vm(clock, reading):
-    raw = RawNode(clock.unix_ns(), clock.tick_ns(), vms=(reading,))
+    settled = {reading.vm_id: Resize(reading.memory_actual_bytes, 0)}
+    raw = RawNode(clock.unix_ns(), clock.tick_ns(), vms=(reading,), resized=settled)
     return to_sample(None, raw).vms[0]
 
 
@@ -60,6 +64,56 @@ def test_a_vm_that_is_started_anew_says_nothing_of_its_lever():
         assert result.outcome is Outcome.FAILED
         assert "anew" in result.detail
         assert executor.quarantined() == {}
+
+    asyncio.run(scenario())
+
+
+class Locked(SimulatedHypervisor):
+    """A VM whose memory stays where it is, as with huge pages or a device that is passed through:
+    its balloon moves, and its host gets nothing."""
+
+    resident_bytes = 0
+
+    async def read(self, vm_id):
+        reading = await super().read(vm_id)
+        self.resident_bytes = max(self.resident_bytes, reading.memory_resident_bytes)
+        return replace(reading, memory_resident_bytes=self.resident_bytes)
+
+
+TOUCHES_ALL_FIRST = SimulatedVm(
+    "a",
+    memory_maximum_bytes=4096 * MIB,
+    memory=Wave(500 * MIB, 3000 * MIB, period_s=6000, duty=0.02, noise=0),
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"), [(Locked, Outcome.NO_EFFECT), (SimulatedHypervisor, Outcome.APPLIED)]
+)
+def test_a_balloon_that_frees_nothing_is_found_out_and_let_go(kind, outcome):
+    """The guest would have less and the host not more, and everybody would count on it."""
+
+    async def scenario():
+        clock = FakeClock()
+        hypervisor = kind(1, clock, (TOUCHES_ALL_FIRST,))
+        vm_id = hypervisor.vm_ids()["a"]
+        clock.advance(110 * SECOND_NS)
+        await hypervisor.read(vm_id)
+        clock.advance(20 * SECOND_NS)
+
+        async def pause(seconds):
+            clock.advance(round(seconds * SECOND_NS))
+
+        executor = Executor(hypervisor, clock, lambda reading: to_vm(clock, reading), pause)
+        readings = await readings_of(hypervisor, clock, vm_id)
+        limit = readings.vms[vm_id].memory_limit_bytes
+        step = Step(0, vm_id, Resource.MEMORY, limit, limit - 1024 * MIB, deadline_ms=60_000)
+        (result,) = await executor.carry_out([Admitted(step)], readings, lambda _: None)
+        assert result.outcome is outcome, result
+        clock.advance(60 * SECOND_NS)
+        after = (await hypervisor.read(vm_id)).memory_actual_bytes
+        assert after == (limit if outcome is Outcome.NO_EFFECT else step.to_amount)
+        assert ((vm_id, Resource.MEMORY) in executor.quarantined()) == (kind is Locked)
 
     asyncio.run(scenario())
 

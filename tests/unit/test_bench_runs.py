@@ -118,9 +118,9 @@ def test_events_are_paired_into_latencies(bench):
 def test_a_simulated_loop_is_observed(bench):
     """How far it gets in that time depends on the machine; a balloon holds up its cycle."""
     bench_latency = bench("bench_latency")
-    seen = asyncio.run(bench_latency.observe(seconds=4, cycle_s=1))
+    seen = asyncio.run(bench_latency.observe(seconds=10, cycle_s=1))
     assert len(seen.messages) >= 3 and seen.events
-    bench_latency.say_latencies(seen, 4, 1)
+    bench_latency.say_latencies(seen, 10, 1)
 
 
 def test_an_agent_is_weighed_on_stand_ins(bench, tmp_path, capsys):
