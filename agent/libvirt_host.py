@@ -95,7 +95,8 @@ class LibvirtHypervisor:
     async def levers(self) -> dict[str, str]:
         """Tried on what is there: a lever works when some VM's parameter could be read."""
         await self._call("control", "describe")
-        await self.read_all()
+        if not self._vms:  # else they were read with the last sample, and need no second bulk call
+            await self.read_all()
         levers = [vm.levers for vm in self._vms.values()]
         return {
             Resource.CPU.word: reason_of(each.cpu_reason for each in levers),
