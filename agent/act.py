@@ -27,7 +27,6 @@ from agent.steps import (
     deadline_of,
     is_unchanged,
     limit_of,
-    with_limit,
 )
 from shared.clock import MILLISECOND_NS, SECOND_NS, Clock
 from shared.errors import HypervisorError, VmGone
@@ -39,6 +38,7 @@ POLL_S_MIN = 0.25
 OWN_BYTES_MIN = 256 * MIB  # that a hypervisor's process may need for itself, or
 OWN_DIVISOR = 10  # this part of the VM's memory: emulation takes far more than KVM
 POLL_S_MAX = 0.5
+HELD_NS = 6 * SECOND_NS  # a loan's way is shorter
 CRY_NS = 5 * SECOND_NS  # how long a VM's need keeps others from shrinking it
 CRYING = "the VM needs memory now"
 
@@ -74,13 +74,15 @@ class Executor:
         *,
         fell_short: bool = False,
         way_back: bool = False,
+        patient: bool = True,
     ) -> tuple[StepResult, ...]:
         """One result per step, in the order of `steps`.
 
         `objection` is asked right before each step, `fell_short` says that a shrink was refused
-        already, `way_back` that nothing may shrink (agent.admission).
+        already, `way_back` that nothing may shrink (agent.admission), `patient` that a step waits
+        for another run to let go of its lever.
         """
-        run = _Run(readings, objection, fell_short=fell_short, way_back=way_back)
+        run = _Run(readings, objection, fell_short, way_back, patient)
         results: dict[int, StepResult] = {}  # by the identity of the planned step
         room = asyncio.Semaphore(IN_FLIGHT_MAX)
         for group in side_by_side(steps):
@@ -126,8 +128,12 @@ class Executor:
             self._quarantine.forget(event.vm_id)
 
     async def _step(self, planned: Admitted, run: "_Run", room: asyncio.Semaphore) -> StepResult:
+        started = self._clock.tick_ns()
+        while run.patient and planned.step.lever in self.ledger.held:
+            if self._clock.tick_ns() - started >= HELD_NS:
+                break
+            await self._pause(POLL_S_MIN)
         async with room:
-            started = self._clock.tick_ns()
             result = await self._admit_and_move(planned, run)
             took_ms = (self._clock.tick_ns() - started) // MILLISECOND_NS
         as_asked = result.outcome in {Outcome.APPLIED, Outcome.UNCHANGED}
@@ -154,7 +160,7 @@ class Executor:
             cut = admitted.cut or planned.cut
             return await self._move(Admitted(admitted.step, cut), before, readings)
         except VmGone:
-            self.ledger.settle(step.lever)
+            self.ledger.drop(step.vm_id)
             return StepResult(step.index, Outcome.GONE, "the VM vanished")
         except HypervisorError as error:
             return StepResult(step.index, Outcome.FAILED, str(error))
@@ -226,12 +232,13 @@ class Executor:
         reached = None if now is None else self._amount(step, now, readings)
         if now is not None and (step.to_amount < limit or not failure):
             # A grow that failed may still come: what it asked for stays spoken for.
-            self._see_reached(step, now, reached)
+            self.ledger.see(self._to_sample(now))
         if failure or reached is None:
             why = failure or "the effect could not be measured"
             return StepResult(step.index, Outcome.FAILED, why, limit, reached)
         if is_unchanged(step.resource, reached, step.to_amount):
             self._quarantine.worked(step.lever)
+            self.ledger.settle(step.lever, max(reached, step.to_amount))
             outcome = Outcome.PARTIAL if admitted.cut else Outcome.APPLIED
             return StepResult(step.index, outcome, admitted.cut, limit, reached)
         stopped = step.shrinks and self._cries(step)
@@ -262,27 +269,23 @@ class Executor:
         self._quarantine.failed(step.lever, self._clock.tick_ns(), shrinking=True)
         return StepResult(step.index, Outcome.NO_EFFECT, detail, limit, limit)
 
-    def _see_reached(self, step: Step, now: VmReading, reached: int | None) -> None:
-        """A balloon that stops a few pages early may still take them: they are its own."""
-        vm = self._to_sample(now)
-        if reached is not None and is_unchanged(step.resource, reached, step.to_amount):
-            vm = with_limit(vm, step.resource, max(reached, step.to_amount))
-            self.ledger.settle(step.lever)
-        self.ledger.see(vm)
-
     async def _reset(self, step: Step, reached: int, why: str) -> str:
         """A stalled balloon must not wake up later and go on: its target becomes what it is."""
         asked = amount_text(step.resource, step.to_amount)
         why = why or f"{deadline_of(step)} ms are over"
         detail = f"{asked} not reached: {why}"
+        if step.to_amount < reached:
+            self.ledger.ask(step.lever, reached)
         if step.resource is not Resource.MEMORY:
-            self.ledger.settle(step.lever)
             return detail
         try:
             await self._hypervisor.set_limit(step.vm_id, step.resource, reached)
+            now = await self._hypervisor.read(step.vm_id)
         except HypervisorError as error:
             return f"{detail}; the target still stands: {error}"
-        self.ledger.settle(step.lever)
+        # It has gone on meanwhile, and comes back from there.
+        self.ledger.see(self._to_sample(now))
+        self.ledger.settle(step.lever, max(reached, now.memory_actual_bytes or 0))
         return f"{detail}; target set back to {amount_text(step.resource, reached)}"
 
     def _cries(self, step: Step) -> bool:
@@ -298,6 +301,7 @@ class _Run:
     objection: Objection
     fell_short: bool
     way_back: bool
+    patient: bool
 
 
 def side_by_side(steps: Sequence[Admitted]) -> list[list[Admitted]]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from agent.leash import Lever
 from shared.guest_word import GuestWord
-from shared.resources import MIB
+from shared.resources import MIB, Resource
 from shared.telemetry import VmSample, VmState
 from shared.units import SECOND_NS
 
@@ -53,6 +53,7 @@ class Signals:
     vms: Mapping[str, VmSignals] = field(default_factory=dict)
     is_pressed: bool = False  # the host itself lacks memory
     held: frozenset[Lever] = frozenset()  # what somebody else moves just now
+    spoken_for: Mapping[Resource, int] = field(default_factory=dict)  # of what looks free
 
     def of(self, vm_id: str) -> VmSignals:
         return self.vms.get(vm_id, VmSignals())

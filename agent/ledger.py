@@ -2,21 +2,23 @@
 
 A command and the reflex move limits at the same time, each on readings of its own. Before a step is
 admitted, its run's readings are laid under what any run has measured since, and under all that was
-asked for and still stands: growing is spoken for from the moment it is asked, room that a shrink
-makes counts only once it was measured.
+asked for: what grows is spoken for from the moment it is asked, and for a while after, since a
+balloon that stops a few pages early may still take them; room that a shrink makes counts only once
+it was measured.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from agent.admission import Readings
 from agent.leash import Lever
 from agent.steps import limit_of, with_limit
 from shared.clock import SECOND_NS, Clock
+from shared.resources import Resource
 from shared.telemetry import VmSample
 
 SEEN_NS = 120 * SECOND_NS  # no readings that a run goes by are older than that
-STANDS_NS = 60 * SECOND_NS  # a request that failed may be carried out for as long
+STANDS_NS = 60 * SECOND_NS  # and a request that failed may be carried out for as long
 
 
 class Ledger:
@@ -45,26 +47,52 @@ class Ledger:
         self._seen[vm.vm_id] = (self._clock.tick_ns(), vm)
 
     def ask(self, lever: Lever, amount: int) -> None:
-        """From now on nobody counts on what `lever` needs to come to `amount`."""
+        """From now on nobody counts on what `lever` needs to come to `amount`; what was asked for
+        before may come first."""
+        before, _ = self._asked.get(lever, (0, 0))
+        self._asked[lever] = (max(before, amount), self._clock.tick_ns() + STANDS_NS)
+
+    def settle(self, lever: Lever, amount: int) -> None:
+        """Nothing that was asked for before can come any more, and no more than `amount`."""
         self._asked[lever] = (amount, self._clock.tick_ns() + STANDS_NS)
 
-    def settle(self, lever: Lever) -> None:
-        """What was asked for is there, or was taken back: readings tell the truth again."""
-        self._asked.pop(lever, None)
+    def drop(self, vm_id: str) -> None:
+        """The VM is gone."""
+        self._asked = {k: v for k, v in self._asked.items() if k[0] != vm_id}
 
     def over(self, readings: Readings, but: Lever | None = None) -> Readings:
         """The readings as they stand with all of that; of `but` only what was measured."""
+        readings = self.seen_over(readings)
+        vms = dict(readings.vms)
+        for (vm_id, resource), amount in self._standing(readings):
+            if (vm_id, resource) != but:
+                vms[vm_id] = with_limit(vms[vm_id], resource, amount)
+        return replace(readings, vms=vms)
+
+    def seen_over(self, readings: Readings) -> Readings:
+        """The readings with what was measured since."""
         self._forget()
         vms = dict(readings.vms)
         for vm_id, (tick_ns, vm) in self._seen.items():
             if tick_ns >= readings.tick_ns:
                 vms[vm_id] = _with_rates_of(vms.get(vm_id), vm)
-        for lever, (amount, _) in self._asked.items():
-            vm_id, resource = lever
-            limit = None if vm_id not in vms else limit_of(vms[vm_id], resource, readings.node)
-            if lever != but and limit is not None and limit < amount:
-                vms[vm_id] = with_limit(vms[vm_id], resource, amount)
         return replace(readings, vms=vms)
+
+    def spoken_for(self, readings: Readings) -> dict[Resource, int]:
+        """How much of what looks free was asked for and is not there yet."""
+        total = dict.fromkeys(Resource, 0)
+        for (vm_id, resource), amount in self._standing(readings):
+            limit = limit_of(readings.vms[vm_id], resource, readings.node)
+            total[resource] += amount - (limit or 0)
+        return total
+
+    def _standing(self, readings: Readings) -> Iterator[tuple[Lever, int]]:
+        """What is above the limit in force."""
+        for (vm_id, resource), (amount, _) in self._asked.items():
+            vm = readings.vms.get(vm_id)
+            limit = None if vm is None else limit_of(vm, resource, readings.node)
+            if limit is not None and limit < amount:
+                yield (vm_id, resource), amount
 
     def forget_all_but(self, vm_ids: Iterable[str]) -> None:
         there = set(vm_ids)

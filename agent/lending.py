@@ -145,7 +145,9 @@ class Lender:
         if readings is None or grant is None:
             return
         before, now = self._state, self._clock.tick_ns()
-        signals = replace(signals, held=self._executor.ledger.held)
+        ledger = self._executor.ledger
+        spoken_for = ledger.spoken_for(readings)
+        signals = replace(signals, held=ledger.held, spoken_for=spoken_for)
         self._state, steps = reflect(before, grant, signals, readings, self._rules, now)
         for vm_id, resource in self._state.wants:
             if resource is Resource.MEMORY:
@@ -176,7 +178,7 @@ class Lender:
         self.call()
 
     async def _readings(self) -> Readings | None:
-        """Fresh ones, under all that is under way; None while they cannot be had."""
+        """Fresh ones, under what was measured since; None while they cannot be had."""
         began = self._clock.tick_ns()
         try:
             readings = await self._read()
@@ -187,7 +189,7 @@ class Lender:
         took = self._clock.tick_ns() - began
         self._not_before_tick_ns = began + READING_SHARE * took
         self._soonest_tick_ns = began + int(SOONEST_S * SECOND_NS)
-        return self._executor.ledger.over(readings)
+        return self._executor.ledger.seen_over(readings)
 
     async def _wait(self) -> None:
         """Until the next look is due: at once when called, but not more often than it may be."""

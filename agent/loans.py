@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from agent.admission import Readings, headroom, room_for_the_way_back
 from agent.belief import Stride
 from agent.leash import Bounds, Grant, Leash, Lever
-from agent.look import FAILED_AGAIN_NS, LENDABLE, MOVE_AGAIN_NS, REFUSED_AGAIN_NS, measured
+from agent.look import FAILED_AGAIN_NS, LENDABLE, MOVE_AGAIN_NS, REFUSED_AGAIN_NS, Look, measured
 from agent.steps import Step, StepResult, allocatable_of, is_unchanged
 from shared.resources import Resource
 from shared.telemetry import Loan
@@ -65,10 +65,9 @@ class Room:
     reserve: int  # the plan's
 
     @classmethod
-    def of(
-        cls, state: ReflexState, grant: Grant, readings: Readings, resource: Resource
-    ) -> "Room | None":
+    def of(cls, state: ReflexState, look: Look, resource: Resource) -> "Room | None":
         """None where it cannot be computed: then nothing is lent."""
+        grant, readings = look.grant, look.readings
         free = headroom(readings, resource)
         way_back = room_for_the_way_back(readings, grant.fallback, resource)
         if free is None or way_back is None:
@@ -79,7 +78,8 @@ class Room:
             for lever in state.lent
             if lever[1] is resource
         )
-        return cls(free, way_back, reserve - drawn)
+        spoken_for = look.signals.spoken_for.get(resource, 0)
+        return cls(free - spoken_for, way_back - spoken_for, reserve - drawn)
 
     def most(self, limit: int, leash: Leash, fallback: int) -> int:
         """The highest limit that one lever at `limit` can have."""

@@ -16,7 +16,7 @@ def pay_back(state: ReflexState, look: Look) -> tuple[ReflexState, list[Step]]:
     """Loans that are not needed any more go, and what was squeezed out comes back."""
     steps: list[Step] = []
     lent = dict(state.lent)
-    room = Room.of(state, look.grant, look.readings, Resource.MEMORY)
+    room = Room.of(state, look, Resource.MEMORY)
     for lever, entry in state.lent.items():
         limit, vm = look.limit(lever), look.readings.vms[lever[0]]
         is_held = entry.in_flight or lever in look.signals.held

@@ -176,7 +176,7 @@ def _lend(state: ReflexState, look: Look) -> tuple[ReflexState, list[Step]]:
     unmet: dict[Lever, int] = {}
     lent, climbs = dict(state.lent), dict.fromkeys(LENDABLE, 0)
     for resource in LENDABLE:
-        room = Room.of(state, look.grant, look.readings, resource)
+        room = Room.of(state, look, resource)
         wants = [lever for lever in state.wants if lever[1] is resource]
         # Who holds least of the reserve comes first.
         for lever in sorted(wants, key=lambda one: (_drawn(state, look, one), one)):

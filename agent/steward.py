@@ -140,6 +140,7 @@ class Steward:
             readings,
             lambda step: self._unleashed(step, epoch),
             fell_short=True,  # a loan takes what is there
+            patient=False,  # and is decided anew where something else moves
         )
         moved = {
             step.lever for step, result in zip(steps, results, strict=True) if has_moved(result)
