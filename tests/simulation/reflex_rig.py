@@ -207,12 +207,12 @@ def steady(mib):
     return Wave(mib * MIB, mib * MIB, noise=0)
 
 
-def play(scenario):
+def play(scenario, loop_factory=VirtualTimeLoop):
     async def bounded():
         async with asyncio.timeout(24 * 3600):  # of virtual time
             await scenario()
 
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(bounded())
 
 

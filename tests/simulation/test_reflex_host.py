@@ -3,11 +3,20 @@
 import asyncio
 
 import pytest
-from reflex_rig import LEASE_S, Rig, play, until
+from loop_parts import WorldLoop
+from reflex_rig import LEASE_S, LoopClock, Rig, play, steady, until
 
-from agent.simulated import BALLOON_BYTES_PER_S
-from agent.steps import Outcome
+from agent.leash import Bounds, Leash
+from agent.loop import Agent
+from agent.settings import AgentSettings
+from agent.simulated import BALLOON_BYTES_PER_S, SimulatedHypervisor, SimulatedVm
+from agent.steps import Command, Header, Outcome
+from shared.guest_word import GuestWord
+from shared.guest_word import encode as encode_word
 from shared.resources import MIB, Resource
+from shared.subjects import guest_subject
+from shared.testing import FakeBus
+from shared.wire import decode
 
 TWO = {"a": 256, "b": 256}
 
@@ -265,3 +274,70 @@ def test_a_shrink_waits_for_what_the_guest_says_next():
             assert rig.mib("a") == 400
 
     play(scenario)
+
+
+def test_the_controller_hears_of_a_loan_before_the_next_sample_is_due(tmp_path):
+    async def scenario():
+        agent, hypervisor, bus = agent_of(tmp_path)
+        heard = []
+        await bus.subscribe("paq.telemetry.*", lambda _, data: heard.append(decode(data)))
+        agent.open()
+        tasks = [asyncio.create_task(duty) for duty in agent.duties()]
+        try:
+            await asyncio.sleep(11)  # the guests have been seen, and are heard
+            await agent.host.steward.apply(command_of(agent, hypervisor))
+            await asyncio.sleep(4)
+            count, loop = len(heard), asyncio.get_running_loop()
+            began = loop.time()
+            await bus.try_publish(
+                guest_subject(the_vm(hypervisor)), encode_word(GuestWord("boot", 1, 1, 64 * MIB))
+            )
+            took_s = await until(lambda: any(sample.loans for sample in heard[count:]), 5)
+            assert began + took_s < 20 - 1  # the sample in turn
+            loan = next(sample.loans[0] for sample in heard if sample.loans)
+            assert loan.amount - loan.base_amount == 64 * MIB
+            assert took_s <= 1.0 + 64 * MIB / BALLOON_BYTES_PER_S + 0.3
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await agent.close()
+
+    play(scenario, WorldLoop)  # threads do their work at once
+
+
+def agent_of(root):
+    """A whole host agent on a bus in memory, with one VM that has touched all that it has."""
+    for path, text in (
+        ("proc/sys/kernel/random/boot_id", "11111111-2222-4333-8444-555555555555"),
+        ("sys/class/dmi/id/product_uuid", "00000000-0000-4000-8000-000000000001"),
+    ):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    clock, bus = LoopClock(), FakeBus()
+    vm = SimulatedVm("a", 1024 * MIB, memory=steady(150))
+    hypervisor = SimulatedHypervisor(1, clock, (vm,))
+    machine = hypervisor._machines[the_vm(hypervisor)]
+    machine.limit_bytes = machine.target_bytes = 256 * MIB
+    settings = AgentSettings(
+        controller_address="",
+        libvirt_uri="simulated:1",
+        state_directory=root / "state",
+        memory_allocatable_bytes=1024 * MIB,
+        cpu_allocatable_millicores=4000,
+        metrics_listen="",
+    )
+    agent = Agent(settings, root, clock, hypervisor)
+    agent._bus = agent.publisher._bus = bus
+    return agent, hypervisor, bus
+
+
+def the_vm(hypervisor):
+    return hypervisor.vm_ids()["a"]
+
+
+def command_of(agent, hypervisor):
+    lever = (the_vm(hypervisor), Resource.MEMORY)
+    leash = {lever: Leash(64 * MIB, 512 * MIB, 256 * MIB)}
+    header = Header("c1", "p1", 1, 1, 0, agent._clock.tick_ns(), 15_000, 60_000)
+    return Command(header, bounds=Bounds(leash, {Resource.MEMORY: 256 * MIB}))
