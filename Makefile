@@ -5,8 +5,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help
 help:  ## Says what can be made (this text).
-	@sed -nE 's/^([a-z]+):.*## */\1 /p' $(MAKEFILE_LIST) | \
-		while read -r name text; do printf '  make %-6s %s\n' "$$name" "$$text"; done
+	@sed -nE 's/^([a-z-]+):.*## */\1 /p' $(MAKEFILE_LIST) | \
+		while read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
 
 .PHONY: run
 run:  ## Sets up and runs the whole loop: `hrapaq up`. ARGS="--minutes 3 --json out.json" go to it.
@@ -17,6 +17,10 @@ run:  ## Sets up and runs the whole loop: `hrapaq up`. ARGS="--minutes 3 --json 
 .PHONY: test
 test: setup  ## Sets up and runs all tests (minutes). ARGS="-k name" go to pytest.
 	@env -u HRAPAQ_TORCH -u HRAPAQ_SYSTEM $(PYTHON_HERE) -m pytest $(ARGS)
+
+.PHONY: test-nested
+test-nested: setup  ## All scenarios on a real nested KVM stack (root, QEMU; much longer).
+	@HRAPAQ_NESTED=full $(PYTHON_HERE) -m pytest tests/nested $(ARGS)
 
 .PHONY: bench
 bench:  ## Prints tables of speed and size, beside CP-SAT, HiGHS and numba. TRACES=DIR: real demand.

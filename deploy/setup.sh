@@ -5,6 +5,7 @@
 #
 #   HRAPAQ_SYSTEM=0   installs no system packages, even as root
 #   HRAPAQ_TORCH=0    leaves PyTorch out
+#   HRAPAQ_TESTBED=0  builds no image for the tests on nested VMs
 #   PYTHON=...        the Python to make the environment with (`make clean` first, to change it)
 set -euo pipefail
 
@@ -30,6 +31,7 @@ main() {
     install_package
     install_torch
     [ -z "$with_peers" ] || install_peers
+    [ "$purpose" = run ] || build_testbed
 }
 
 # --- system packages ---------------------------------------------------------------------------
@@ -42,6 +44,7 @@ missing_packages() {
     has gcc || echo gcc
     has pkg-config || echo pkg-config
     has pkg-config && pkg-config --exists libvirt || echo libvirt-dev
+    [ "$purpose" = run ] || has mmdebstrap || echo mmdebstrap
     local python
     if python=$(find_python); then
         missing_headers "$python"
@@ -208,6 +211,13 @@ install_peers() {
     else
         say "that failed, see above: the benchmarks go on without them"
     fi
+}
+
+# What nested VMs boot from: tests have no network to build it with. Found done when nothing changed.
+build_testbed() {
+    [ "${HRAPAQ_TESTBED:-1}" != 0 ] && [ "$(id -u)" = 0 ] && [ -d deploy/testbed ] || return 0
+    "$venv/bin/python" deploy/testbed build --quietly ||
+        say "no image for nested VMs, see above: tests of them are left out"
 }
 
 torch_failure() {

@@ -11,15 +11,15 @@ from hypothesis import settings
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-INTEGRATION = Path(__file__).parent / "integration"
+REAL = [Path(__file__).parent / name for name in ("integration", "nested")]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, object]:
-    """With REQUIRE_REAL_PARTS=1, a skip below tests/integration fails with its reason."""
+    """With REQUIRE_REAL_PARTS=1, a skip of a test of real parts fails with its reason."""
     report = yield
     required = os.environ.get("REQUIRE_REAL_PARTS") == "1"
-    if required and report.skipped and INTEGRATION in item.path.parents:
+    if required and report.skipped and any(folder in item.path.parents for folder in REAL):
         report.outcome = "failed"
         report.longrepr = f"REQUIRE_REAL_PARTS=1, but it was skipped: {report.longrepr}"
     return report

@@ -173,9 +173,9 @@ class Bed:
             raise BedError(f"{what} does not run")
         return found
 
-    def host_of(self, l2: str) -> str:
-        """`l1a` for `l2a1`: the names say it."""
-        return f"l1{l2[2]}"
+    def host_of(self, machine: str) -> str:
+        """`l1a` for `l2a1`, `l0` for `l1a`: the names say it."""
+        return f"l1{machine[2]}" if machine.startswith("l2") else L0
 
     def _is_l1(self, machine: str) -> bool:
         return machine.startswith("l1")

@@ -35,12 +35,14 @@ def cli() -> None:
 
 @cli.command("build")
 @cache_option
-def build_command(cache: Path) -> None:
+@click.option("--quietly", is_flag=True, help="Say nothing where nothing has to be built.")
+def build_command(cache: Path, *, quietly: bool) -> None:
     """Build the image, unless it is there for the inputs as they are."""
     _require()
     began = time.monotonic()
-    image = build(cache, click.echo)
-    click.echo(f"{image.disk.parent} ({time.monotonic() - began:.1f} s)")
+    image = build(cache, lambda text: click.echo(f"testbed: {text}"))
+    if not quietly:
+        click.echo(f"{image.disk.parent} ({time.monotonic() - began:.1f} s)")
 
 
 @cli.command()

@@ -81,6 +81,7 @@ def l1_agent_toml(l1: L1, ports: Ports) -> str:
     return _toml(
         bus_servers=[ports.bus(inside=True)],
         controller_address=f"{SEEN_FROM_INSIDE}:{ports.commands}",
+        libvirt_uri="qemu:///system",  # it is not root there, and would look for its own
         sample_interval_s=SAMPLE_S,
         node_name=l1.name,
         memory_reserved_bytes=L1_OVERHEAD_MIB * MIB,

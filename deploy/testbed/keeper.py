@@ -32,6 +32,7 @@ from testbed.witness import Record, Witness, take_sample
 CREATE_DEADLINE_S = 120.0
 DESTROY_DEADLINE_S = 20.0
 L1_STRAGGLERS_S = 120.0
+AGENT_TOML = "/etc/hrapaq/agent.toml"
 
 
 @dataclass(slots=True)
@@ -208,19 +209,23 @@ class Keeper:
         l1, state = self.layout.find(name), self.machines[name]
         assert isinstance(l1, L1)
         try:
-            files = {
-                "/etc/hrapaq/agent.toml": l1_agent_toml(l1, self.ports),
-                "/etc/hostname": f"{name}\n",
-            }
-            await self.hub.ask(name, "write", {"files": files})
-            command = f"hostname {name} && systemctl start hrapaq-agent"
-            await self.hub.ask(name, "exec", {"command": command}, L1_STRAGGLERS_S)
+            files = {AGENT_TOML: l1_agent_toml(l1, self.ports), "/etc/hostname": f"{name}\n"}
+            changed = (await self.hub.ask(name, "write", {"files": files}))["changed"]
+            verb = "restart" if AGENT_TOML in changed else "start"
+            await self._exec(name, f"hostname {name} && systemctl enable -q hrapaq-agent")
+            await self._exec(name, f"systemctl --no-block {verb} hrapaq-agent")
             await asyncio.gather(*(self.start_l2(l1, guest.name) for guest in l1.guests))
             state.set_up, state.error = time.time(), ""
             self.say(f"{name} is set up, its guests boot")
         except MachineError as error:
             state.error = str(error)
             self.say(f"{name} could not be set up: {error}")
+
+    async def _exec(self, name: str, command: str) -> None:
+        """MachineError where it does not end with 0."""
+        answer = await self.hub.ask(name, "exec", {"command": command}, L1_STRAGGLERS_S)
+        if answer["code"] != 0:
+            raise MachineError(f"{name}: {command}: {answer['err']}")
 
     async def start_l2(self, l1: L1, name: str, changes: Message | None = None) -> None:
         """changes: fields of its layout that are otherwise this time."""

@@ -81,9 +81,12 @@ class Layout:
 
 
 def layout(kind: str) -> Layout:
-    """`short`: one L1 with two L2s; `full`: two of them."""
-    l1s = {"short": ("a",), "full": ("a", "b")}[kind]
-    return Layout(tuple(L1(f"l1{x}", (L2(f"l2{x}1", 1), L2(f"l2{x}2", 2))) for x in l1s))
+    """`short`: one L1 with two L2s, and memory for it to grow; `full`: two L1s, where one grows
+    only when another shrinks."""
+    l1s, spare_mib = {"short": ("a", 400), "full": ("ab", 0)}[kind]
+    return Layout(
+        tuple(L1(f"l1{x}", (L2(f"l2{x}1", 1), L2(f"l2{x}2", 2))) for x in l1s), spare_mib=spare_mib
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,10 @@ class TestbedError(HrapaqError):
     __test__ = False  # pytest would take it for a test
 
 
-def start_keeper(kind: str, cache: Path, places: Places, *, with_us: bool) -> int:
-    """Starts the process that keeps a bed of this kind; its id. It outlives us unless `with_us`.
+def start_keeper(
+    kind: str, cache: Path, places: Places, *, with_us: bool
+) -> subprocess.Popen[bytes]:
+    """Starts the process that keeps a bed of this kind. It outlives us unless `with_us`.
 
     TestbedError where a bed is up already.
     """
@@ -61,7 +63,7 @@ def start_keeper(kind: str, cache: Path, places: Places, *, with_us: bool) -> in
         if process.poll() is not None or time.monotonic() > deadline:
             raise TestbedError(f"the bed's keeper did not start:\n{log.read_text()[-2000:]}")
         time.sleep(0.05)
-    return process.pid
+    return process
 
 
 def keep(kind: str, cache: Path, places: Places) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from testbed.layout import Places
 
 MIB_KIB = 1024
+NO_QUOTA_US = 10**9  # libvirt calls a group without a limit by an enormous one
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ def _sight(line: dict[str, Any]) -> Sight:
         usable_mib=_mib(line.get("usable_kib")),
         updated_s=line.get("updated_s"),
         cpu_s=None if cpu_ns is None else cpu_ns / 1e9,
-        cpu_millicores=1000 * quota / period if quota > 0 and period > 0 else None,
+        cpu_millicores=1000 * quota / period if 0 < quota < NO_QUOTA_US and period else None,
     )
 
 

@@ -27,7 +27,7 @@ mkdir -p /etc/hrapaq
 cat >/etc/hrapaq/agent.toml <<END
 bus_servers = ["$bus"]
 controller_address = ""
-sample_interval_s = 2.0
+sample_interval_s = 5.0
 role = "guest"
 metrics_listen = ""
 END

@@ -60,11 +60,16 @@ class Relay:
     def do_exec(self, command: str, timeout_s: float = 60.0) -> dict[str, Any]:
         return run(command, timeout_s)
 
-    def do_write(self, files: dict[str, str]) -> None:
-        """Files by path, written whole."""
-        for path, text in files.items():
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_text(text)
+    def do_write(self, files: dict[str, str]) -> dict[str, Any]:
+        """Files by path; which of them were not so before."""
+        changed = []
+        for name, text in files.items():
+            path = Path(name)
+            if not path.exists() or path.read_text() != text:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+                changed.append(name)
+        return {"changed": changed}
 
     def do_create(self, name: str, xml: str, scratch_mib: int) -> None:
         """Starts an L2 unless it runs; libvirt forgets it when it ends."""
