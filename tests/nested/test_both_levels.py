@@ -6,6 +6,8 @@ Judged by the bed's witness, which asks the hypervisors itself.
 import json
 import time
 
+import pytest
+
 from shared.pb import admin_pb2 as pb
 
 BURST_MIB = 240
@@ -38,6 +40,7 @@ def sizes(bed):
     return {name: actual_mib(bed, name) for name in bed.uuids}
 
 
+@pytest.mark.full
 def test_memory_moves_through_both_levels(bed):
     """Two guests that fill up need more than their L1 has: it grows first; then all of it shrinks.
 
