@@ -8,6 +8,7 @@ of its children (shared.errors); nothing else.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from shared.resources import Resource
@@ -184,4 +185,8 @@ class CountsThrottling(Protocol):
 
     def throttled_us(self, vm_ids: Iterable[str]) -> Mapping[str, int]:
         """Counters of the VMs that have one; never waits."""
+        ...
+
+    def cpu_pressure_files(self, vm_ids: Iterable[str]) -> Iterable[Path]:
+        """PSI files that show a VM waiting for CPU, where there are some."""
         ...

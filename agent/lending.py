@@ -14,7 +14,7 @@ from typing import Protocol
 
 from agent.act import Executor
 from agent.admission import Readings
-from agent.belief import Heard, Signals, VmSignals
+from agent.belief import THROTTLED_US_PER_S, Heard, Signals, VmSignals
 from agent.hypervisor import CountsThrottling
 from agent.leash import Grant
 from agent.loans import ReflexState, loans_of, settled
@@ -35,9 +35,10 @@ logger = logging.getLogger(__name__)
 LOOK_S = 1.0
 FAST_LOOK_S = 0.25  # while loans are being made: the next stride waits for the use of the last
 FAST_NS = 3 * SECOND_NS
-SOONEST_S = 0.1  # between two readings, whatever calls
+SOONEST_S = 0.2  # between two looks, whatever calls
 READING_SHARE = 20  # readings take at most this part of the time
 PRESSED_US_PER_S = 100_000  # of the host's memory PSI "some": a tenth of the time somebody waits
+WINDOW_US = 1_000_000  # of triggers
 PRESSED_NS = 2 * SECOND_NS  # for so long a trigger counts
 
 
@@ -97,6 +98,7 @@ class Lender:
         self._state = ReflexState()
         self._called = asyncio.Event()
         self._throttled: dict[str, tuple[int, int]] = {}  # vm id -> tick, counter
+        self._watched: frozenset[str] = frozenset()  # VMs, by triggers
         self._pressed: tuple[int, int] | None = None  # tick, counter
         self._triggered_tick_ns: int | None = None
         self._lent_tick_ns: int | None = None
@@ -120,17 +122,28 @@ class Lender:
     async def run(self) -> None:
         """Until cancelled."""
         watched = () if self._pressure.total_us() is None else (self._pressure.psi,)
-        triggers = PsiTriggers(watched, PRESSED_US_PER_S, 1_000_000, self._on_pressure)
+        host = PsiTriggers(watched, PRESSED_US_PER_S, WINDOW_US, self._on_pressure)
+        vms = PsiTriggers((), THROTTLED_US_PER_S, WINDOW_US, lambda _: self.call())
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
                     await self.look(tasks)
+                    self._watch(vms)
                     await self._wait()
         finally:
-            triggers.close()
+            host.close()
+            vms.close()
+
+    def _watch(self, triggers: PsiTriggers) -> None:
+        """VMs that a quota may hold back wake it; without triggers it looks once a second."""
+        limited = frozenset(self._throttled)
+        if limited != self._watched:
+            self._watched = limited
+            triggers.watch(self._throttle.cpu_pressure_files(limited))
 
     async def look(self, tasks: asyncio.TaskGroup) -> None:
         """One look; moves go on in `tasks`."""
+        self._soonest_tick_ns = self._clock.tick_ns() + int(SOONEST_S * SECOND_NS)
         grant = self._steward.grant()
         if grant is None or not grant.bounds.leash:
             self._forget()
@@ -188,7 +201,6 @@ class Lender:
             return None
         took = self._clock.tick_ns() - began
         self._not_before_tick_ns = began + READING_SHARE * took
-        self._soonest_tick_ns = began + int(SOONEST_S * SECOND_NS)
         return self._executor.ledger.seen_over(readings)
 
     async def _wait(self) -> None:

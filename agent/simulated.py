@@ -20,6 +20,7 @@ import contextlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from uuid import UUID, uuid5
 
@@ -172,6 +173,9 @@ class SimulatedHypervisor:
         self._catch_up()
         there = (vm_id for vm_id in vm_ids if vm_id in self._machines)
         return {vm_id: self._machines[vm_id].counters["delay"] // 1000 for vm_id in there}
+
+    def cpu_pressure_files(self, vm_ids: Iterable[str]) -> Iterable[Path]:
+        return ()
 
     async def close(self) -> None:
         self._machines.clear()

@@ -7,7 +7,7 @@ where the kernel counts; a VM without such groups is counted as a whole.
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from agent.cgroup import Place, parse_flat, read_text
+from agent.cgroup import UNIFIED, Place, parse_flat, read_text
 from agent.vm_cgroups import VmCgroups
 
 _NS_PER_US = 1000
@@ -27,6 +27,12 @@ class VmThrottle:
         self._files = {k: v for k, v in self._files.items() if k in wanted}
         found = {vm_id: self._read(vm_id) for vm_id in wanted}
         return {vm_id: counter for vm_id, counter in found.items() if counter is not None}
+
+    def cpu_pressure_files(self, vm_ids: Iterable[str]) -> Iterable[Path]:
+        """As found last; version 2 alone has them."""
+        places = (self._cgroups.cgroup(vm_id).places.get(UNIFIED) for vm_id in vm_ids)
+        files = (place.directory / "cpu.pressure" for place in places if place is not None)
+        return tuple(file for file in files if file.exists())
 
     def _read(self, vm_id: str) -> int | None:
         place = self._cgroups.cgroup(vm_id).places.get("cpu")

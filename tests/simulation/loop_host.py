@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from random import Random
 
@@ -16,6 +17,7 @@ from loop_parts import (
 )
 
 from agent.host import Host
+from agent.leash import NO_BOUNDS, Bounds, Leash
 from agent.loop import Agent
 from agent.settings import AgentSettings
 from agent.simulated import SimulatedVm, Wave
@@ -114,6 +116,10 @@ class SimulatedHost:
             for one in machines
         )
 
+    def lent(self):
+        """Limits that the agent's reflex moves, or has moved."""
+        return set() if self.parts is None else set(self.parts.lender.state.lent)
+
     def silent_s(self):
         """Since a controller was last obeyed; None: never."""
         words = [at for at in (self.renewed_at_s, self.commanded_at_s) if at is not None]
@@ -140,6 +146,8 @@ class SimulatedHost:
         parts._store = self.disk
         parts.open()
         agent.host = self.parts = parts
+        if self.world.mutant == "unleashed":
+            parts.steward.grant = partial(_unleashed, parts.steward.grant, self.ids.values())
         uplink = LinkedUplink(
             self.world, self, parts._hello, Orders(self, parts.steward), self.clock, self.random
         )
@@ -228,6 +236,8 @@ class Orders:
         return replace(ack, command_id=header.command_id)
 
     async def renew(self, header, fallback, bounds):
+        if self._host.world.mutant == "unleashed":
+            bounds = NO_BOUNDS
         ack = await self._steward.renew(header, fallback, bounds)
         if ack is None:
             self._host.renewed_at_s = asyncio.get_running_loop().time()
@@ -244,6 +254,8 @@ class Orders:
         """Taken as if made for this moment, by an agent that is "loyal" to every controller,
         whatever came since, or "forgetful" of what it has done."""
         mutant, state, header = self._host.world.mutant, self._steward.state, command.header
+        if mutant == "unleashed":
+            return replace(command, bounds=NO_BOUNDS)
         if mutant not in {"loyal", "forgetful"}:
             return command
         newest = replace(
@@ -262,6 +274,19 @@ class Orders:
         if told is None:
             return step
         return replace(step, from_amount=told[0 if step.resource is Resource.MEMORY else 2])
+
+
+def _unleashed(grant, vm_ids):
+    """A mutant: lends as if each VM had a leash and a plan that gives it more."""
+    held = grant()
+    if held is None:
+        return None
+    leash = {
+        (vm_id, resource): Leash(0, 2**40, 2**40)
+        for vm_id in vm_ids
+        for resource in (Resource.CPU, Resource.MEMORY)
+    }
+    return replace(held, bounds=Bounds(leash, {}))
 
 
 class LazyHost(Host):

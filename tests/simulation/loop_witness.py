@@ -1,4 +1,4 @@
-"""Who watches the whole loop: seven promises, held against what the simulated machines really are.
+"""Who watches the whole loop: eight promises, held against what the simulated machines really are.
 
 Nothing here asks agents or controllers what they believe, but for one thing: where an agent would
 walk back to, which nobody else knows.
@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 
 from loop_parts import OBEYING, limit_of
 
+from agent.guard import grant_of
 from agent.steps import QUANTUM
 from shared.resources import MIB, Resource, amount_text
 
@@ -58,7 +59,7 @@ class Witness:
             return  # a target that was not reached is taken back: nothing moves
         if amount < before:
             self._shrinks(host, resource, amount, used, text)
-        self._under(host, text)
+        self._under(host, (vm_id, resource), text)
 
     def _shrinks(self, host, resource, amount, used, text):
         if resource is Resource.MEMORY and (used is None or amount < used + MARGIN_BYTES):
@@ -67,9 +68,10 @@ class Witness:
         if silent_s is not None and silent_s > LEASE_S + SLACK_S:
             self.blame("lease", f"{text} after {silent_s:.0f} s of silence")
 
-    def _under(self, host, text):
+    def _under(self, host, lever, text):
         command = OBEYING.get()
         if command is None:
+            self._alone(host, lever, text)
             return
         header, reign = command
         if header.epoch < host.epoch_obeyed:
@@ -78,11 +80,19 @@ class Witness:
         if self._reign_of.setdefault((host.name, header.epoch), reign) != reign:
             self.blame("I7", f"{text}: two controllers speak in epoch {header.epoch}")
 
+    def _alone(self, host, lever, text):
+        """Without a command: the reflex, by its leash, or the walk back, when there is no lease."""
+        grant = grant_of(host.parts.steward.state, host.clock.tick_ns())
+        if grant is not None and lever not in grant.bounds.leash:
+            self.blame("leash", f"{text} without a leash")
+
     def did(self, hypervisor, vm_id, resource, amount):
         """The hypervisor has said yes."""
         host = self.hosts[hypervisor]
         host.moved_at_s = asyncio.get_running_loop().time()
         self.counts["moves"] += 1
+        lent = (vm_id, resource) in host.lent()
+        self.counts["loans"] += lent and OBEYING.get() is None
         if host.run is not None and OBEYING.get() is not None:
             header, _ = OBEYING.get()
             self._runs[header.command_id].add(host.run)

@@ -1,10 +1,11 @@
-"""The whole loop, faults and all, from a seed: seven promises that no story may break.
+"""The whole loop, faults and all, from a seed: eight promises that no story may break.
 
 I1    the limits at a host never exceed what it has to give, or what was given out before
 I3    memory is never asked below what is in use and a margin, as far as fresh figures told
 I7    no command of a lower epoch has an effect, and an epoch belongs to one controller
 I8    what is observed, frozen or pinned does not move
 I10   nothing is sent whose intent the audit stream has not acknowledged
+leash what an agent moves by itself under a lease has a leash; no loan breaks any of the others
 lease after silence nothing shrinks, and what can grow back begins to, in time
 once  a command has its effect at most once
 and once all faults have ended, whoever needs memory gets it.
@@ -53,6 +54,7 @@ def test_the_stories_are_worth_telling():
     assert SEEN["apply"] > 300
     assert SEEN["renew"] > 300
     assert SEEN["moves"] > 500
+    assert SEEN["loans"] > 100
     assert SEEN["refused I6"] > 5
     assert SEEN["refused I7"] > 5
 
@@ -85,6 +87,7 @@ def test_without_faults_the_loop_closes_too(tmp_path):
         ("loyal", "I7"),  # a guard that ignores the epoch
         ("unbridled", "I8"),  # a controller that forgets pins, freezes and modes
         ("unrecorded", "I10"),  # a controller that dispatches without a record
+        ("unleashed", "leash"),  # a reflex that lends to whom no plan lets it
         ("greedy", "lease"),  # an agent that shrinks a VM when the lease has ended
         ("lazy", "lease"),  # an agent that never walks back
         ("forgetful", "once"),  # a guard that does not know what it has done

@@ -1,6 +1,6 @@
 """How long quotas held VMs back, from files as both versions of control groups have them."""
 
-from agent.cgroup import Place
+from agent.cgroup import UNIFIED, Place
 from agent.throttle import VmThrottle, stat_files, throttled_us
 
 V1 = "nr_periods 10\nnr_throttled 3\nthrottled_time 4500000\n"
@@ -52,3 +52,13 @@ def test_the_vcpus_of_a_vm_are_added_up(tmp_path):
     (group / "vcpu0/cpu.stat").write_text("nr_periods 1\nthrottled_time 5000000\n")
     assert throttle.throttled_us([VM, "another"]) == {VM: 7000}
     assert throttle.throttled_us([]) == {}
+
+
+def test_only_version_2_has_pressure_files(tmp_path):
+    machine(tmp_path, "machine/qemu-1-a.libvirt-qemu")
+    throttle = VmThrottle(tmp_path)
+    throttle.throttled_us([VM])
+    assert throttle.cpu_pressure_files([VM]) == ()
+    (tmp_path / "cpu.pressure").touch()
+    throttle._cgroups.cgroup(VM).places[UNIFIED] = Place(tmp_path, 2)
+    assert throttle.cpu_pressure_files([VM, "another"]) == (tmp_path / "cpu.pressure",)
