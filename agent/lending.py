@@ -14,7 +14,7 @@ from typing import Protocol
 
 from agent.act import Executor
 from agent.admission import Readings
-from agent.belief import THROTTLED_US_PER_S, Heard, Signals, VmSignals
+from agent.belief import THROTTLED_US_PER_S, Heard, Signals, VmSignals, has_room
 from agent.hypervisor import CountsThrottling
 from agent.leash import Grant
 from agent.loans import ReflexState, loans_of, settled
@@ -163,7 +163,8 @@ class Lender:
         signals = replace(signals, held=ledger.held, spoken_for=spoken_for)
         self._state, steps = reflect(before, grant, signals, readings, self._rules, now)
         for vm_id, resource in self._state.wants:
-            if resource is Resource.MEMORY:
+            # A false word must not keep a VM's memory from those that a plan gives it to.
+            if resource is Resource.MEMORY and not has_room(readings.vms[vm_id]):
                 self._executor.cry(vm_id)
         for step in steps:
             tasks.create_task(self._move(step, readings))

@@ -77,7 +77,10 @@ class Bus(Protocol):
         ...
 
     async def subscribe(self, subject: str, callback: MessageCallback) -> None:
-        """Calls back for each message, from now on and after every reconnection."""
+        """Calls back for each message, from now on and after every reconnection.
+
+        BusError where the connection is lost under it: the next one has the subscription.
+        """
         ...
 
     async def unsubscribe(self, subject: str, callback: MessageCallback) -> None:
@@ -210,13 +213,18 @@ class NatsBus:
         self._subscriptions.setdefault((subject, callback), None)
         if self._session is not None:
             session = self._session
-            await self._start_subscriptions(session)
+            try:
+                await self._start_subscriptions(session)
+            except (nats.errors.Error, OSError) as error:  # the next connection has it
+                raise BusError(f"{subject} is not heard yet: {error}") from None
             await session.ask("subscribe", session.client.flush(), 5.0)  # the server knows of it
 
     async def unsubscribe(self, subject: str, callback: MessageCallback) -> None:
         begun = self._subscriptions.pop((subject, callback), None)
         if begun is not None:
-            with contextlib.suppress(nats.errors.Error):  # with its connection it is gone anyway
+            with contextlib.suppress(
+                nats.errors.Error, OSError
+            ):  # with its connection it is gone anyway
                 await begun[1].unsubscribe()
 
     async def ensure_stream(

@@ -129,6 +129,25 @@ def test_a_plan_made_before_a_loan_is_carried_out_after_it():
     play(scenario)
 
 
+def test_a_false_word_keeps_no_memory_from_a_plan():
+    async def scenario():
+        rig = Rig({"liar": 512, "b": 256}, 1024)
+        async with rig.alive():
+            await rig.plan(bounds=rig.bounds(), lease_ms=600_000)
+            await asyncio.sleep(60)  # its page cache has touched all that it has
+            for _ in range(20):
+                await rig.claim("liar", 2**40)
+                await asyncio.sleep(0.25)
+            shrinking = asyncio.create_task(rig.plan(rig.step("liar", 300), bounds=rig.bounds()))
+            while not shrinking.done():
+                await rig.claim("liar", 2**40)
+                await asyncio.sleep(0.25)
+            assert shrinking.result().results[0].outcome in {Outcome.APPLIED, Outcome.PARTIAL}
+            assert rig.mib("liar") < 512 - 32
+
+    play(scenario)
+
+
 def test_loans_are_paid_back_when_the_burst_is_over():
     async def scenario():
         rig = Rig(TWO, 1024)
