@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "deploy"))
+sys.path.insert(0, str(Path(__file__).parent))
 
+from reporting import pytest_runtest_call, pytest_terminal_summary, report
 from testbed.bed import Bed
 from testbed.image import build, default_cache
 from testbed.layout import Places
 from testbed.lifetime import is_answering, start_keeper, take_down
 from testbed.needs import missing
+
+__all__ = ["pytest_runtest_call", "pytest_terminal_summary", "report"]  # pytest finds them here
 
 KIND = os.environ.get("HRAPAQ_NESTED", "short")
 
