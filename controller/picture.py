@@ -161,8 +161,10 @@ def _wanted(view: _View) -> Ints:
         for loan in node.loans:
             slot = view.table.slot_of.get(loan.vm_id)
             place = -1 if slot is None else int(view.order.place[slot])
-            if place >= 0 and view.parent[place] == host:
-                wanted[place, loan.resource] = max(loan.wanted_amount, loan.amount)
+            asks = max(loan.wanted_amount, loan.amount)
+            is_squeeze = asks <= loan.base_amount  # its host lacks memory itself
+            if place >= 0 and view.parent[place] == host and not is_squeeze:
+                wanted[place, loan.resource] = asks
     return wanted
 
 

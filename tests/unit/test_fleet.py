@@ -174,10 +174,12 @@ def test_a_loan_to_a_vm_of_ones_own_is_demand_and_to_no_other():
     """Whatever it names: a host speaks of the VMs that it runs."""
     lent = Loan(GUEST, Resource.MEMORY, 512 * MIB, 640 * MIB, 900 * MIB)
     unmet = Loan(L1, Resource.CPU, 500, 500, 800)
+    squeezed = Loan(machine(10), Resource.MEMORY, 512 * MIB, 448 * MIB, 448 * MIB)
     fleet = fed(
         sample(vms=[vm(L1)], loans=(unmet,)),
         sample(L1, role="host+guest", vms=[vm(GUEST)], loans=(lent,)),
         sample(OTHER, vms=[vm(GUEST)], loans=(replace(lent, wanted_amount=2**40),)),
+        sample(machine(9), vms=[vm(machine(10))], loans=(squeezed,)),
     )
     snapshot = look(fleet)
     assert at(snapshot, L1, "wanted", Resource.CPU) == 800
