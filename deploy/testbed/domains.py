@@ -6,14 +6,8 @@ from testbed.layout import L1, L2, Places
 PORT_NAME = "org.hrapaq.testbed"
 STATISTICS_PERIOD_S = 1
 CPU_PERIOD_US = 100_000
-TRANSLATION_CACHE_MIB = (
-    256  # of the emulator, inside its resident memory; QEMU's own default: 1 GiB
-)
-# Without huge pages a balloon's page of 4 KiB is one that the host gets back: with them, a guest of
-# 176 MiB was seen to hold 287.
-COMMAND_LINE = (
-    "console=ttyS0 mitigations=off quiet psi=1 panic=1 net.ifnames=0 transparent_hugepage=never"
-)
+TRANSLATION_CACHE_MIB = 256  # of the emulator, in its resident memory; QEMU's default: 1 GiB
+COMMAND_LINE = "console=ttyS0 mitigations=off quiet psi=1 panic=1 net.ifnames=0"
 INSIDE_L1 = "/opt/testbed"
 LOGS_IN_L1 = "/var/log/libvirt/qemu"
 

@@ -71,8 +71,9 @@ class Relay:
                 changed.append(name)
         return {"changed": changed}
 
-    def do_create(self, name: str, xml: str, scratch_mib: int) -> None:
+    def do_create(self, name: str, xml: str, scratch_mib: int) -> dict[str, Any]:
         """Starts an L2 unless it runs; libvirt forgets it when it ends."""
+        created = False
         scratch = Path(f"/var/lib/libvirt/images/{name}.raw")
         with scratch.open("ab") as file:
             file.truncate(scratch_mib << 20)
@@ -81,7 +82,9 @@ class Relay:
                 libvirtd.lookupByName(name)
             except libvirt.libvirtError:
                 libvirtd.createXML(xml, 0)
+                created = True
         self._guest(name)
+        return {"created": created}
 
     def do_domain(self, name: str, call: str) -> None:
         """suspend, resume, destroy, reset of an L2."""
