@@ -55,6 +55,7 @@ DRIVERS = (
     "crc32c_generic",  # ext4 asks for it by its algorithm, which no dependency says
     "ext4",
     "overlay",
+    "kvm_amd",  # of an L1, and before its libvirt looks what its QEMU can do
 )
 MASKED = (
     "libvirt-guests",  # waits five minutes for guests that do not listen

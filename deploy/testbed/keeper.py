@@ -34,6 +34,9 @@ CREATE_DEADLINE_S = 120.0
 DESTROY_DEADLINE_S = 20.0
 L1_STRAGGLERS_S = 120.0
 L2_BOOTS_S = 90.0  # takes 5 to 30, with much other work on the machine 75
+SET_UP_TRIES = 4
+# What libvirt believes that QEMU can do, when QEMU was too slow to say.
+FORGET_ABILITIES = "rm -f /var/cache/libvirt/qemu/capabilities/*; systemctl restart libvirtd"
 AGENT_TOML = "/etc/hrapaq/agent.toml"
 
 
@@ -224,18 +227,27 @@ class Keeper:
         """Tells an L1 who it is and starts its agent and guests; harmless where that was done."""
         l1, state = self.layout.find(name), self.machines[name]
         assert isinstance(l1, L1)
-        try:
-            files = {AGENT_TOML: l1_agent_toml(l1, self.ports), "/etc/hostname": f"{name}\n"}
-            changed = (await self.hub.ask(name, "write", {"files": files}))["changed"]
-            verb = "restart" if AGENT_TOML in changed else "start"
-            await self._exec(name, f"hostname {name} && systemctl enable -q hrapaq-agent")
-            await self._exec(name, f"systemctl --no-block {verb} hrapaq-agent")
-            await asyncio.gather(*(self.start_l2(l1, guest.name) for guest in l1.guests))
-            state.set_up, state.error = time.time(), ""
-            self.say(f"{name} is set up, its guests boot")
-        except MachineError as error:
-            state.error = str(error)
-            self.say(f"{name} could not be set up: {error}")
+        for _ in range(SET_UP_TRIES):
+            try:
+                await self._configure(l1)
+            except MachineError as error:
+                state.error = str(error)
+                self.say(f"{name} could not be set up, tried again: {error}")
+                with contextlib.suppress(MachineError):
+                    await self._exec(name, FORGET_ABILITIES)
+            else:
+                state.set_up, state.error = time.time(), ""
+                self.say(f"{name} is set up, its guests boot")
+                return
+
+    async def _configure(self, l1: L1) -> None:
+        name = l1.name
+        files = {AGENT_TOML: l1_agent_toml(l1, self.ports), "/etc/hostname": f"{name}\n"}
+        changed = (await self.hub.ask(name, "write", {"files": files}))["changed"]
+        verb = "restart" if AGENT_TOML in changed else "start"
+        await self._exec(name, f"hostname {name} && systemctl enable -q hrapaq-agent")
+        await self._exec(name, f"systemctl --no-block {verb} hrapaq-agent")
+        await asyncio.gather(*(self.start_l2(l1, guest.name) for guest in l1.guests))
 
     async def _exec(self, name: str, command: str) -> None:
         """MachineError where it does not end with 0."""

@@ -18,7 +18,10 @@ for word in $(cat /proc/cmdline); do
 done
 
 for module in $(cat /modules/order); do
-    [ "$module" = "$without.ko" ] || insmod "/modules/$module"
+    case $level-$module in
+    *-"$without.ko" | 2-kvm* | 2-irqbypass.ko | 2-ccp.ko) ;;
+    *) insmod "/modules/$module" ;;
+    esac
 done
 until [ -b /dev/vda ]; do usleep 10000; done
 
