@@ -95,10 +95,11 @@ class Sampler:
 
     async def sample(self) -> Rates:
         """Rates since the last sample; never fails because of the hypervisor."""
+        began = self._clock.tick_ns()
         vms, error = await self._vms()
         self.is_blind = error is not None
         if error is None:
-            self._look_at_starts(vms)
+            self._look_at_starts(vms, began)
         now = self._raw(vms)
         rates = self._rates(now)
         self._previous = now
@@ -114,7 +115,7 @@ class Sampler:
             raise HypervisorError("this agent has no hypervisor")
         began = self._clock.tick_ns()
         vms = await self._hypervisor.read_all()
-        self._look_at_starts(vms)
+        self._look_at_starts(vms, began)
         rates = self._rates(self._raw(vms))
         return Readings(
             rates.node,
@@ -178,8 +179,8 @@ class Sampler:
             self._said.warning("hypervisor", "VMs cannot be read", cause=str(error))
             return (), error
 
-    def _look_at_starts(self, vms: tuple[VmReading, ...]) -> None:
-        self.starts.look(vms, self._clock.tick_ns(), self._clock.unix_ns())
+    def _look_at_starts(self, vms: tuple[VmReading, ...], began_tick_ns: int) -> None:
+        self.starts.look(vms, began_tick_ns, self._clock.tick_ns(), self._clock.unix_ns())
 
     def _raw(self, vms: tuple[VmReading, ...]) -> RawNode:
         unix_ns, tick_ns = self._clock.unix_ns(), self._clock.tick_ns()

@@ -34,6 +34,7 @@ class Starts:
         self._longest_ns = longest_ns
         self._starts: dict[str, _Start] = {}
         self._cpu_time_ns: dict[str, int] | None = None  # of the VMs last seen; None: none yet
+        self._looked_tick_ns = 0  # when they were in
         self._arrived: set[str] = set()  # and not yet seen
         self._spoken: dict[str, str] = {}  # VM -> boot of its kernel that was last heard
         self._over: dict[str, str] = {}  # VM -> boot that is over: late words of it say nothing
@@ -74,8 +75,17 @@ class Starts:
             self._over.pop(oldest, None)
         return ready_ns is not None and self._starts.pop(vm_id, None) is not None
 
-    def look(self, readings: Iterable[VmReading], tick_ns: int, unix_ns: int) -> frozenset[str]:
-        """The VMs that are starting, by readings of all VMs that there are, made just now."""
+    def look(
+        self, readings: Iterable[VmReading], asked_tick_ns: int, tick_ns: int, unix_ns: int
+    ) -> frozenset[str]:
+        """The VMs that are starting, by readings of all VMs that there are, made just now.
+
+        Readings that were asked for (`asked_tick_ns`) before the last ones were in are left out:
+        two that overlap come in any order, and an older one would look like a counter that fell.
+        """
+        if asked_tick_ns < self._looked_tick_ns:
+            return self.starting
+        self._looked_tick_ns = tick_ns
         before, now = self._cpu_time_ns, {}
         for reading in readings:
             known = None if before is None else before.get(reading.vm_id)

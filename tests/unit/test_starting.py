@@ -15,9 +15,11 @@ class Scene:
     def __init__(self) -> None:
         self.starts = Starts(QUIET_S * SECOND_NS, LONGEST_S * SECOND_NS)
 
-    def look(self, at_s: float, *readings: VmReading) -> set[str]:
+    def look(self, at_s: float, *readings: VmReading, asked_s: float | None = None) -> set[str]:
+        asked_ns = int((1000 + (at_s if asked_s is None else asked_s)) * SECOND_NS)
         tick_ns = int((1000 + at_s) * SECOND_NS)
-        return set(self.starts.look(readings, tick_ns, int((UNIX_S + at_s) * SECOND_NS)))
+        unix_ns = int((UNIX_S + at_s) * SECOND_NS)
+        return set(self.starts.look(readings, asked_ns, tick_ns, unix_ns))
 
     def hear(self, at_s: float, kind: VmEventKind, vm_id: str = "a") -> None:
         self.starts.hear(VmEvent(vm_id, kind), int((1000 + at_s) * SECOND_NS))
@@ -35,6 +37,16 @@ def test_what_runs_when_the_agent_starts_is_not_starting():
     scene = Scene()
     assert scene.look(0, vm(0.1)) == set()
     assert scene.look(10, vm(0.2)) == set()
+
+
+def test_readings_that_overlap_and_come_late_start_nothing():
+    """A sample and a reflex read at the same time, and the older one may be in last."""
+    scene = Scene()
+    scene.look(0, vm(100))
+    scene.look(10, vm(110), vm(5, "b"), asked_s=9.5)
+    assert scene.starts.starting == {"b"}
+    assert scene.look(10.2, vm(109), asked_s=9.4) == {"b"}
+    assert scene.look(20, vm(119), vm(9, "b")) == {"b"}
 
 
 def test_a_vm_that_appears_starts_until_its_agent_is_ready():
