@@ -141,6 +141,8 @@ class Agent:
             self.host.open()
             self.hypervisor.listen(self._on_vm_event)
             self.host.lender.said = self.sample_soon
+            # Until telemetry shows what a command did, no further plan can be made on it.
+            self.host.steward.moved = self.sample_soon
             if self.guest is not None:
                 self.host.lender.climb = self.guest.lack
         self._exposition = Exposition(self.metrics, self._settings.metrics_listen)

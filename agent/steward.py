@@ -68,6 +68,7 @@ class Steward:
         self._lease_on_disk_ns = state.lease_until_tick_ns or 0
         self._said = RateLimited(logger, clock)
         self._net_limits: dict[str, int] | None = None
+        self.moved: Callable[[], None] = lambda: None  # called when a command has moved something
 
     @property
     def state(self) -> GuardState:
@@ -202,9 +203,12 @@ class Steward:
         ack = guard.accepted_ack(
             command, results + verdict.refusals, generation, self._clock.tick_ns()
         )
+        has_changed = generation != self._state.generation
         self._state = guard.finished(self._state, ack)
         await self._save_quietly()
         self._count(ack.results)
+        if has_changed:
+            self.moved()
         return ack
 
     async def _pretend(self, verdict: Accepted) -> Ack:

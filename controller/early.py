@@ -4,7 +4,7 @@ A burst cannot wait for a cycle, and a whole fleet cannot be forecast for one ho
 a tree counts for its decision; what its agents lent is in the snapshot as demand.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +26,21 @@ def urgent_trees(
     later_ns = max(0, snapshot.taken_at_unix_ns - forecast.made_at_unix_ns)
     carried = _carried(forecast, ids_then, snapshot.ids, later_ns)
     return [tree(snapshot, carried, root) for root in sorted(roots)]
+
+
+def is_behind(snapshot: Snapshot, done: Mapping[str, int], node_ids: Collection[str]) -> bool:
+    """Whether an agent in the trees of these nodes has done more than the snapshot shows.
+
+    `done`: generation by node, as agents say themselves.
+    """
+    place = {machine_id: index for index, machine_id in enumerate(snapshot.ids)}
+    roots = {_root_of(place[node_id], snapshot) for node_id in node_ids if node_id in place}
+    return any(
+        done.get(snapshot.ids[machine], MISSING) > snapshot.generation[machine]
+        for root in roots
+        for machine in snapshot.tree(root)
+        if snapshot.generation[machine] != MISSING
+    )
 
 
 def _root_of(machine: int, snapshot: Snapshot) -> int:

@@ -7,9 +7,8 @@ cycles run is `controller.daemon`'s business.
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from controller.audit import AuditedPlan
@@ -26,7 +25,7 @@ from controller.core.state import (
 )
 from controller.desk import OperatorDesk
 from controller.dispatch import Dispatcher
-from controller.early import urgent_trees
+from controller.early import is_behind, urgent_trees
 from controller.events import Broadcast, Happening
 from controller.forecast.live import make_forecaster
 from controller.forecast.protocol import History, Standing
@@ -40,6 +39,7 @@ from controller.panel import judged
 from controller.picture import Streams
 from controller.recorder import Recorder
 from controller.settings import ControllerSettings
+from controller.stopwatch import Stopwatch
 from controller.store import claim_epoch
 from controller.view import APPROVED, Judged, View
 from shared.bus import Bus, NatsBus
@@ -49,6 +49,9 @@ from shared.log import RateLimited
 from shared.resources import Resource, amount_text
 
 log = logging.getLogger(__name__)
+
+ABREAST_NS = 3 * SECOND_NS  # agents report what a command did within a second, if their bus is up
+ABREAST_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,22 +69,6 @@ class Done:
 
     plans: tuple[VerifiedPlan, ...]
     outcomes: tuple[PlanOutcome, ...]
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """How long each named step took, in nanoseconds."""
-
-    clock: Clock
-    took_ns: dict[str, int] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        began = self.clock.tick_ns()
-        try:
-            yield
-        finally:
-            self.took_ns[step] = self.clock.tick_ns() - began
 
 
 class Controller:
@@ -188,13 +175,25 @@ class Controller:
                 return  # before the first cycle: that one will see it
             self._cycle += 1
             self.adopt_epoch()
-            whole = await self._look()
+            whole = await self._look_abreast(nodes)
             trees = await asyncio.to_thread(
                 urgent_trees, whole.snapshot, view.forecast, view.snapshot.ids, nodes
             )
             self.books.metrics.early(len(trees))
             await asyncio.gather(*(self._run_tree(whole, *tree) for tree in trees))
             self.publish()
+
+    async def _look_abreast(self, nodes: Collection[str]) -> Look:
+        """The newest state, once telemetry shows what the agents of these trees have done: they
+        would refuse a plan made before. After a while as it is."""
+        until = self._clock.tick_ns() + ABREAST_NS
+        while True:
+            look = await self._look()
+            agents = self.dispatcher.agents().values()
+            done = {agent.node_id: agent.generation for agent in agents if agent.connected}
+            if not is_behind(look.snapshot, done, nodes) or self._clock.tick_ns() >= until:
+                return look
+            await asyncio.sleep(ABREAST_LOOK_S)
 
     async def _run_tree(self, whole: Look, snapshot: Snapshot, forecast: Forecast) -> None:
         watch = Stopwatch(self._clock)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from controller.core.cycle import decide
 from controller.core.record import digests
 from controller.core.state import MISSING, VerifiedPlan
-from controller.early import urgent_trees
+from controller.early import is_behind, urgent_trees
 from controller.testing import SMALL_POLICY, Machine, make_forecast, make_snapshot, random_fleet
 from controller.urgency import AGAIN_NS_MAX, AGAIN_NS_MIN, Urgency
 from shared.clock import SECOND_NS
@@ -65,6 +65,17 @@ def test_a_tree_decided_early_is_decided_as_in_a_whole_cycle(seed):
     alone = decide(tree, early, SMALL_POLICY)
     root = snapshot.ids.index(tree.ids[0])
     assert digests(alone, tree, 0) == digests(whole, snapshot, root)
+
+
+def test_a_snapshot_is_behind_when_an_agent_of_the_tree_has_moved_on():
+    machines = random_fleet(1, roots=2, vms=1, nested=0)
+    snapshot = make_snapshot(machines)
+    one, other = (snapshot.ids[root] for root in snapshot.roots())
+    now = {one: int(snapshot.generation[0]), other: 10**6}
+    assert not is_behind(snapshot, now, [one])
+    assert not is_behind(snapshot, {}, [one])
+    assert is_behind(snapshot, now, [one, other])
+    assert is_behind(snapshot, {one: now[one] + 1}, [snapshot.ids[1]])
 
 
 def test_machines_come_and_go_between_a_forecast_and_an_early_cycle():
