@@ -122,6 +122,7 @@ def test_a_guest_without_the_driver_has_no_effect_and_is_quarantined(here):
         play(here, scenario)
 
 
+@pytest.mark.kernel
 def test_a_guest_that_takes_pages_back_is_slowed_and_lives(here):
     why_not = memory_guard_reason(ROOT)
     if why_not:
@@ -221,6 +222,7 @@ def test_a_disk_is_written_no_faster_than_its_limit(here):
         play(here, scenario)
 
 
+@pytest.mark.kernel
 def test_traffic_keeps_to_its_limit_both_ways(here):
     why_not = why_no_traffic_control()
     if why_not:

@@ -253,7 +253,7 @@ def test_a_killed_libvirt_is_noticed_and_found_again_with_its_events(play, daemo
         vm = await watched.until_read(lambda vm: vm is not None, "the guest lived on")
         assert vm.memory_actual_bytes == 256 * MIB
         assert time.monotonic() - answers < 5, "readings came back late"
-        assert watched.heard_again() == 2
+        assert watched.heard_again() >= 2  # a daemon that is coming up may drop the first again
         assert await hears_its_guest(watched)
         assert len(workers()) == 1
 

@@ -7,10 +7,15 @@ import json
 import time
 
 import pytest
+from testbed.figures import breaches
+from testbed.layout import layout
 
 from shared.pb import admin_pb2 as pb
 
 BURST_MIB = 240
+GROWTH_MIB = 160  # more than the L1 has left
+NEAR_MIB = 8.0  # a balloon ends up beside what it was asked for
+WITNESS_S = 1.5  # between two looks of the witness
 WITHIN_S = 240.0  # far more than it takes: other work may have most of this machine
 
 
@@ -38,6 +43,70 @@ def actual_mib(bed, vm):
 
 def sizes(bed):
     return {name: actual_mib(bed, name) for name in bed.uuids}
+
+
+def test_what_an_operator_asks_for_grows_and_shrinks_through_both_levels(bed):
+    """More for an L2 than its L1 has: that grows first. Back again: the L2 gives, then its L1.
+
+    At every look what an L1 gives its guests fits into what it has.
+    """
+    before = {name: actual_mib(bed, name) for name in ("l1a", "l2a1")}
+    began = time.time()
+    pinned(bed, "l2a1", before["l2a1"] + GROWTH_MIB)
+    grown = {name: first_at(bed, name, began, before[name] + NEAR_MIB) for name in before}
+    assert grown["l1a"] <= grown["l2a1"] + WITNESS_S
+
+    turned = time.time()
+    high = actual_mib(bed, "l1a")
+    pinned(bed, "l2a1", before["l2a1"])
+    pinned(bed, "l1a", before["l1a"])
+    guest = first_at(bed, "l2a1", turned, before["l2a1"] + GROWTH_MIB - NEAR_MIB, falls=True)
+    host = first_at(bed, "l1a", turned, high - NEAR_MIB, falls=True)
+    assert guest <= host + WITNESS_S
+    names = ("l1a", "l2a1", "l2a2")
+    sights = {name: bed.records.series(name, began) for name in names}
+    assert lasting(breaches(layout("short"), sights)) == []
+    for name in before:
+        pin_of(bed, name, release=True)
+
+
+def lasting(found):
+    """Those that were seen for longer than two levels' looks can be apart."""
+    return [
+        one
+        for one in found
+        if any(WITNESS_S < later.at - one.at < 4 * WITNESS_S for later in found)
+    ]
+
+
+def pinned(bed, name, amount_mib):
+    """The wish is taken, and comes true as the hypervisor says."""
+    whole = int(amount_mib) // 8 * 8
+    pin_of(bed, name, amount=whole << 20)
+    bed.wait_for(
+        lambda: abs(actual_mib(bed, name) - whole) <= NEAR_MIB,
+        WITHIN_S,
+        f"{name} comes to {whole} MiB",
+        lambda: (sizes(bed), states(bed)),
+    )
+
+
+def pin_of(bed, name, **wish):
+    request = pb.PinRequest(vm=bed.uuids[name], resource="memory", by="test", **wish)
+    bed.controller.Pin(request, timeout=10)
+
+
+def states(bed):
+    vms = bed.controller.ListVms(pb.VmsRequest(), timeout=10).vms
+    return {vm.name: vm.state for vm in vms}
+
+
+def first_at(bed, name, since, amount_mib, *, falls=False):
+    """When the witness first saw the balloon above that amount, or below it."""
+    for sight in bed.records.series(name, since):
+        if sight.actual_mib is not None and (sight.actual_mib > amount_mib) != falls:
+            return sight.at
+    raise AssertionError(f"{name} never passed {amount_mib} MiB")
 
 
 @pytest.mark.full
