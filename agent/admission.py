@@ -143,19 +143,7 @@ def headroom(readings: Readings, resource: Resource) -> int | None:
 
     A VM whose limit could not be read counts with all that it could have.
     """
-    allocatable = allocatable_of(readings.node, resource)
-    if allocatable is None:
-        return None
-    total = 0
-    for vm in readings.vms.values():
-        if vm.state is VmState.SHUT_DOWN:
-            continue
-        amount = limit_of(vm, resource, readings.node)
-        amount = maximum_of(vm, resource) if amount is None else amount
-        if amount is None:
-            return None
-        total += amount
-    return allocatable - total
+    return room_for_the_way_back(readings, {}, resource)
 
 
 def refused(step: Step, invariant: str, detail: str, before: int | None = None) -> StepResult:
