@@ -108,7 +108,7 @@ def make_forecast(machines: list[Machine]) -> Forecast:
         probability=PROBABILITY,
         quantile=quantile,
         age_ns=np.zeros(n, dtype=np.int64),
-        samples=np.full(n, 60, dtype=np.int64),
+        samples=np.full((n, 3), 60, dtype=np.int64),
         skill=np.full((n, 3), np.nan),
     )
 

@@ -118,7 +118,7 @@ class Forecast:
     probability: Floats  # (q,) ascending, first 0, last 1
     quantile: Floats  # (n, 3, q) non-decreasing along q; NaN where there is no forecast
     age_ns: Ints  # (n,) of the newest history that went in; MISSING where none
-    samples: Ints  # history steps that went in
+    samples: Ints  # (n, 3) history steps that went in
     skill: Floats  # (n, 3) against persistence, 1 perfect, 0 no better; NaN: not known yet
 
 
