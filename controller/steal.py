@@ -65,11 +65,6 @@ def waits_of(parent: Ints, wait: Ints, used: Ints, machine: int) -> tuple[Wait, 
     return tuple(levels)
 
 
-def total_millicores(waits: Iterable[Wait]) -> int:
-    """What the VM waits for through all levels."""
-    return sum(wait.share_millicores or 0 for wait in waits)
-
-
 def short_host(waits: Iterable[Wait]) -> int | None:
     """The host whose CPUs are short for the VM: the one that most of its waiting is for; None
     where it hardly waits."""
